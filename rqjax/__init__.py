@@ -1,0 +1,1 @@
+"""Two-stage image generation with residual and dynamic quantizers, in JAX."""

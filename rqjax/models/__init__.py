@@ -1,0 +1,1 @@
+"""Tokenizers and priors: what they are, what they lose, what they generate."""

@@ -1,0 +1,1 @@
+"""State dicts and files of PyTorch, read and written without PyTorch."""

@@ -1,0 +1,1 @@
+"""Quantizers as pure functions on pytrees; nothing here imports the rest of rqjax."""

@@ -1,0 +1,80 @@
+"""Eight fake devices and a compilation cache, set before JAX is imported; and the golden cases."""
+
+import json
+import os
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from golden.deterministic import det_array, det_image  # noqa: E402
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+class Golden:
+    """One golden case: its numbers, and the weights that the rule in tests/golden/README.md makes for it."""
+
+    def __init__(self, name: str):
+        folder = HERE / "golden" / name
+        self.meta = json.loads((folder / "meta.json").read_text())
+        with np.load(folder / "data.npz") as data:
+            self.data = dict(data)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return {key: self.array(key, shape) for key, shape in self.meta["param_shapes"].items()}
+
+    def array(self, key: str, shape) -> np.ndarray:
+        """The weight of one key; entries of a shared codebook all equal those of the first."""
+        shared = self.meta.get("hparams", {}).get("shared_codebook")
+        if shared and key.startswith("quantizer.codebooks."):
+            key = ".".join(["quantizer.codebooks.0", *key.split(".")[3:]])
+        scale = 2**0.5 if self.meta["kind"] in ("lpips", "inception_fid") and len(shape) >= 2 else 1.0
+        if self.meta["kind"] == "dqtransformer" and key == "pos_emb":
+            scale = 0.02 * np.prod(shape[1:]) ** 0.5
+        return det_array(key, shape) * np.float32(scale) if scale != 1.0 else det_array(key, shape)
+
+    def image(self, name: str, shape) -> np.ndarray:
+        """A rule-made image, NHWC in [-1, 1], of NCHW `shape`."""
+        return det_image(name, shape).transpose(0, 2, 3, 1)
+
+
+def digest(key: str, x: np.ndarray) -> np.ndarray:
+    """[L2 norm, inner product with the key's probe] of a tensor in PyTorch's layout, in float64."""
+    x = np.asarray(x, np.float64)
+    if x.ndim == 1:
+        import zlib
+
+        probe = np.random.RandomState(zlib.crc32(("probe:" + key).encode())).standard_normal(x.shape)
+    else:
+        probe = det_array("probe:" + key, x.shape)
+    return np.array([np.linalg.norm(x), np.sum(x * probe)])
+
+
+def assert_digests(tensors: dict[str, np.ndarray], expected: dict[str, list[float]], noise: set[str] = frozenset()):
+    """Every expected digest within 1e-3 of its own norm, but for the keys in `noise` (zero in exact arithmetic)."""
+    assert set(expected) - set(tensors) == set()
+    wrong = {}
+    for key, value in expected.items():
+        if key not in noise:
+            error = np.abs(digest(key, tensors[key]) - value).max() / max(abs(value[0]), 1e-30)
+            if error > 1e-3:
+                wrong[key] = (error, value)
+    assert not wrong, wrong
+
+
+def noise_keys(grad_digest: dict[str, list[float]]) -> set[str]:
+    """Keys whose gradient is rounding noise: a norm under 1e-5 of the largest."""
+    largest = max(norm for norm, _ in grad_digest.values())
+    return {key for key, (norm, _) in grad_digest.items() if norm < 1e-5 * largest}
+
+
+@pytest.fixture
+def golden():
+    return Golden

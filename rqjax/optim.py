@@ -1,0 +1,130 @@
+"""Optimizers, learning-rate schedules and the moving average of weights, as the two papers' releases define them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import ArrayLike, Float, Shaped
+
+from rqjax.errors import InputError
+from rqjax.mesh import name_of
+
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("constant", "cosine", "clipped_cosine")
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimizerConfig:
+    """One optimizer and its learning rate over the run.
+
+    The rate rises linearly from exactly zero at the first update over `warmup_steps` updates, then follows `schedule`
+    to the end of the run: `cosine` ends at `min_learning_rate` (RQ), `clipped_cosine` goes towards zero and is cut off
+    there (DQ); the two agree when that is zero.
+    """
+
+    name: str
+    learning_rate: float
+    b1: float
+    b2: float
+    weight_decay: float
+    clip_norm: float  # of the whole gradient; 0 turns clipping off
+    warmup_steps: int
+    schedule: str
+    min_learning_rate: float
+
+    def check(self) -> None:
+        """Raises InputError if no optimizer can be made of these values."""
+        if self.name not in OPTIMIZERS:
+            raise InputError(f"optimizer name={self.name!r}: choose one of {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"optimizer schedule={self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        if self.name == "adam" and self.weight_decay:
+            raise InputError(f"optimizer adam with weight_decay={self.weight_decay}: use adamw, or weight_decay 0")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise InputError(f"optimizer {field}={getattr(self, field)}: it must lie in [0, 1)")
+        for field in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "min_learning_rate"):
+            if getattr(self, field) < 0:
+                raise InputError(f"optimizer {field}={getattr(self, field)}: it must not be negative")
+        if self.min_learning_rate > self.learning_rate:
+            raise InputError(
+                f"optimizer min_learning_rate={self.min_learning_rate} exceeds "
+                f"learning_rate={self.learning_rate}: lower it"
+            )
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates already made, for a run of `steps` updates.
+
+    Raises InputError if the warm-up leaves no step for a cosine.
+    """
+    config.check()
+    if config.schedule != "constant" and steps <= config.warmup_steps:
+        raise InputError(
+            f"optimizer warmup_steps={config.warmup_steps} with schedule {config.schedule} "
+            f"in a run of {steps} steps: warm up for less"
+        )
+    return warmup_then(config.schedule, config.learning_rate, config.min_learning_rate, config.warmup_steps, steps)
+
+
+def warmup_then(decay: str, peak: float, minimum: float, warmup: int | float, steps: int) -> optax.Schedule:
+    """A linear warm-up from zero over `warmup` updates (a fraction of one counts too), then one of SCHEDULES."""
+
+    def rate(count: Shaped[ArrayLike, ""]) -> Float[jax.Array, ""]:
+        t = jnp.asarray(count, jnp.float32)
+        part = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
+        fall = (1 + jnp.cos(jnp.pi * part)) / 2
+        if decay == "cosine":
+            after = minimum + (peak - minimum) * fall
+        elif decay == "clipped_cosine":
+            after = jnp.maximum(peak * fall, minimum)
+        else:
+            after = jnp.full_like(t, peak)
+        return jnp.where(t < warmup, peak * t / max(warmup, 1), after)
+
+    return rate
+
+
+def make(
+    config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] | None = None
+) -> optax.GradientTransformation:
+    """The optimizer of a run of `steps` updates: clip, Adam, decoupled weight decay (as AdamW), learning rate.
+
+    `decay_mask` says by a parameter's name (`network/blocks/mlp/up/kernel`) whether it decays; None decays all.
+    """
+    rate = schedule(config, steps)
+    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    parts += [optax.scale_by_adam(config.b1, config.b2, eps=1e-8)]
+    if config.weight_decay:
+        parts += [_decay_weights(config.weight_decay, decay_mask or (lambda name: True))]
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def _decay_weights(weight_decay: float, mask: Callable[[str], bool]) -> optax.GradientTransformation:
+    """Adds weight_decay x weight where the name says so; optax.masked would put placeholders inside the modules."""
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        def decay(path: tuple[Any, ...], u: jax.Array, p: jax.Array) -> jax.Array:
+            return u + weight_decay * p if mask(name_of(path)) else u
+
+        return jax.tree_util.tree_map_with_path(decay, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def ema_update(ema: Any, model: Any, step: Shaped[ArrayLike, ""], decay: float) -> Any:
+    """The moving average of `model` after one more update, `step` of which came before it (0 at the first).
+
+    The decay is min(decay, (1 + step) / (10 + step)), so the first weights fade fast. Floating-point leaves are
+    averaged, codebooks too; the others are the model's.
+    """
+    t = jnp.asarray(step, jnp.float32)
+    mu = jnp.minimum(decay, (1 + t) / (10 + t))
+
+    def average(old: jax.Array, new: jax.Array) -> jax.Array:
+        return (mu * old + (1 - mu) * new).astype(old.dtype) if jnp.issubdtype(old.dtype, jnp.floating) else new
+
+    return jax.tree.map(average, ema, model)

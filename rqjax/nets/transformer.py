@@ -1,0 +1,238 @@
+"""A causal transformer: a stack of equal pre-norm layers, scanned in training and unrolled over caches in decoding."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from rqjax.mesh import constrain
+
+NORMAL = nnx.initializers.normal(0.02)
+"""Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
+LOWEST = jnp.finfo(jnp.float32).min
+
+
+class Cache(NamedTuple):
+    """The keys and values that one layer has seen, in arrays of the full length from the start."""
+
+    keys: Float[Array, "b length heads size"]
+    values: Float[Array, "b length heads size"]
+
+
+def dropout(key: Key[Array, ""] | None, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
+    """`x` with a fraction `rate` of its elements zeroed and the others scaled up; `x` itself without key or rate."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """A LayerNorm as PyTorch has it, with float32 statistics and output."""
+    return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
+
+
+def dense(
+    inputs: Any, outputs: Any, dtype: Any, rngs: nnx.Rngs, axis: Any = -1, bias: bool = True
+) -> nnx.LinearGeneral:
+    """A linear layer over one or several axes, with the transformer's initialisation."""
+    return nnx.LinearGeneral(inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
+
+
+def attention(
+    query: Float[Array, "b q heads size"],
+    keys: Float[Array, "b k heads size"],
+    values: Float[Array, "b k heads size"],
+    mask: Bool[Array, "#b q k"],
+    key: Key[Array, ""] | None = None,
+    rate: float = 0.0,
+) -> Float[Array, "b q heads size"]:
+    """What each query reads from the positions its mask allows; logits and softmax in float32.
+
+    `rate` drops attention probabilities. A query that may attend to nothing gets the mean of all values, not NaN.
+    """
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhs,bkhs->bhqk", query, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, LOWEST), axis=-1)
+    weights = dropout(key, weights, rate).astype(values.dtype)
+    return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
+
+
+class Block(nnx.Module):
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Heads are an axis of the kernels of their own, so that a mesh can split the layer by heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float,
+        sigmoid_gelu: bool,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        split = (heads, dim // heads)
+        self.norm1 = layer_norm(dim, rngs)
+        self.query = dense(dim, split, dtype, rngs)
+        self.key = dense(dim, split, dtype, rngs)
+        self.value = dense(dim, split, dtype, rngs)
+        self.proj = dense(split, dim, dtype, rngs, axis=(-2, -1))
+        self.norm2 = layer_norm(dim, rngs)
+        self.up = dense(dim, 4 * dim, dtype, rngs)
+        self.down = dense(4 * dim, dim, dtype, rngs)
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.sigmoid_gelu = sigmoid_gelu
+        self.dtype = dtype
+
+    def __call__(
+        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b n dim"]:
+        """The layer's output, with dropout where there is a key."""
+        k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
+        y = self.norm1(x)
+        y = attention(self.query(y), self.key(y), self.value(y), mask, k1, self.attention_dropout)
+        return self._rest(x, y, k2, k3)
+
+    def extend(
+        self,
+        x: Float[Array, "b n dim"],
+        cache: Cache,
+        index: Int[Array, ""] | Int[Array, "b"] | int,
+        mask: Bool[Array, "#b n length"],
+    ) -> tuple[Float[Array, "b n dim"], Cache]:
+        """The output for `n` more positions, and the cache with their keys and values written from `index` on.
+
+        An `index` of shape [b] gives every row its own place.
+        """
+        y = self.norm1(x)
+        new = Cache(self.key(y), self.value(y))
+        cache = jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), index), cache, new)
+        return self._rest(x, attention(self.query(y), cache.keys, cache.values, mask)), cache
+
+    def _rest(self, x: Array, attended: Array, k1: Any = None, k2: Any = None) -> Array:
+        x = x + dropout(k1, self.proj(attended), self.dropout)
+        y = self.up(self.norm2(x))
+        y = y * jax.nn.sigmoid(1.702 * y) if self.sigmoid_gelu else jax.nn.gelu(y, approximate=False)
+        x = x + dropout(k2, self.down(y), self.dropout)
+        return constrain(x, "data", None, None)
+
+
+class Stack(nnx.Module):
+    """Equal layers; each parameter has a leading layer axis, so the compiled program doesn't grow with their number."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        dim: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float,
+        sigmoid_gelu: bool,
+        remat: bool,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        def make(key: Array) -> Block:
+            return Block(
+                dim=dim,
+                heads=heads,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                sigmoid_gelu=sigmoid_gelu,
+                dtype=dtype,
+                rngs=nnx.Rngs(key),
+            )
+
+        self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
+        self.layers = layers
+        self.heads = heads
+        self.remat = remat
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        x: Float[Array, "b n dim"],
+        key: Key[Array, ""] | None = None,
+        mask: Bool[Array, "#b n n"] | None = None,
+    ) -> Float[Array, "b n dim"]:
+        """The causal stack's output in the compute dtype (no final norm); dropout where there is a key.
+
+        `mask` says which positions may be attended to among the present and past ones (query axis first).
+        `remat` recomputes each layer in the backward pass.
+        """
+        n = x.shape[1]
+        causal = jnp.tril(jnp.ones((1, n, n), bool))
+        mask = causal if mask is None else causal & mask
+
+        def step(x: Array, layer: tuple[Block, Any]) -> tuple[Array, None]:
+            block, layer_key = layer
+            return block(x, mask, layer_key), None
+
+        keys = None if key is None else jax.random.split(key, self.layers)
+        step = jax.checkpoint(step, prevent_cse=False) if self.remat else step
+        return jax.lax.scan(step, constrain(x.astype(self.dtype), "data", None, None), (self.blocks, keys))[0]
+
+    def unstack(self) -> tuple[Block, ...]:
+        """The layers one by one, to slice once before a decoding loop: a scan would copy the weights at every token."""
+        return tuple(jax.tree.map(lambda x, i=i: x[i], self.blocks) for i in range(self.layers))
+
+    def init_caches(self, batch: int, length: int) -> tuple[Cache, ...]:
+        """Empty caches for `length` positions, one per layer."""
+        layers, _, heads, size = self.blocks.query.kernel.shape
+        empty = jnp.zeros((batch, length, heads, size), self.dtype)
+        return tuple(Cache(empty, empty) for _ in range(layers))
+
+
+def prefill(
+    blocks: tuple[Block, ...],
+    x: Float[Array, "b n dim"],
+    caches: tuple[Cache, ...],
+    mask: Bool[Array, "#b n n"] | None = None,
+) -> tuple[Float[Array, "b n dim"], tuple[Cache, ...]]:
+    """The outputs of the first `n` positions at once, and the caches that hold them; causal, and masked by `mask`."""
+    n, length = x.shape[1], caches[0].keys.shape[1]
+    causal = jnp.tril(jnp.ones((1, n, n), bool))
+    mask = causal if mask is None else causal & mask
+    return _extend(blocks, x, caches, 0, jnp.pad(mask, ((0, 0), (0, 0), (0, length - n))))
+
+
+def decode(
+    blocks: tuple[Block, ...],
+    x: Float[Array, "b 1 dim"],
+    caches: tuple[Cache, ...],
+    index: Int[Array, ""] | Int[Array, "b"] | int,
+    mask: Bool[Array, "#b length"] | None = None,
+) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
+    """The output of one more position, at `index` (one for all rows, or one per row), and the caches that hold it.
+
+    It attends to the positions up to its own, or, given `mask`, to exactly those of `mask`.
+    """
+    if mask is None:
+        mask = jnp.arange(caches[0].keys.shape[1])[None] <= jnp.asarray(index).reshape(-1, 1)
+    return _extend(blocks, x, caches, index, mask[:, None])
+
+
+def _extend(
+    blocks: tuple[Block, ...], x: Array, caches: tuple[Cache, ...], index: Any, mask: Array
+) -> tuple[Array, Any]:
+    x = constrain(x.astype(blocks[0].dtype), "data", None, None)
+    written = []
+    for block, cache in zip(blocks, caches, strict=True):
+        x, cache = block.extend(x, cache, index, mask)
+        written.append(cache)
+    return x, tuple(written)
+
+
+def _write(cache: Array, part: Array, index: Any) -> Array:
+    if jnp.ndim(index) == 0:
+        return jax.lax.dynamic_update_slice_in_dim(cache, part, index, axis=1)
+    rows, places = jnp.arange(cache.shape[0])[:, None], index[:, None] + jnp.arange(part.shape[1])
+    return cache.at[rows, places].set(part)

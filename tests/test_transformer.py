@@ -1,0 +1,159 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rqjax.nets.transformer import Stack, decode, dropout, prefill
+
+
+def make_stack(**changes) -> Stack:
+    settings = {
+        "layers": 3,
+        "dim": 32,
+        "heads": 4,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "sigmoid_gelu": False,
+        "remat": False,
+        "dtype": jnp.float32,
+        "rngs": nnx.Rngs(0),
+    }
+    return perturbed(Stack(**(settings | changes)))
+
+
+def perturbed(tree):
+    """Away from the initialisation, where attention is nearly uniform and biases are zero."""
+    keys = iter(jax.random.split(jax.random.key(5), 100))
+    return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), tree)
+
+
+@pytest.fixture
+def x():
+    return jax.random.normal(jax.random.key(1), (2, 7, 32))
+
+
+def test_scan_equals_the_layers_one_by_one(x):
+    stack = make_stack()
+    y, mask = x, jnp.tril(jnp.ones((1, 7, 7), bool))
+    for block in stack.unstack():
+        y = block(y, mask)
+    np.testing.assert_allclose(stack(x), y, atol=1e-5, rtol=1e-5)
+
+
+def test_initialisation_is_the_spec():
+    stack = Stack(
+        layers=2,
+        dim=64,
+        heads=4,
+        dropout=0.0,
+        attention_dropout=0.0,
+        sigmoid_gelu=False,
+        remat=False,
+        dtype=jnp.float32,
+        rngs=nnx.Rngs(0),
+    )
+    assert sum(x.size for x in jax.tree.leaves(stack)) == 2 * (12 * 64**2 + 13 * 64)
+    block = stack.blocks
+    for layer in (block.query, block.key, block.value, block.proj, block.up, block.down):
+        assert np.std(layer.kernel) == pytest.approx(0.02, rel=0.05)
+        assert not np.any(layer.bias)
+    assert np.all(np.asarray(block.norm1.scale) == 1)
+    assert not np.allclose(block.query.kernel[0], block.query.kernel[1])
+
+
+def test_no_position_sees_the_future(x):
+    stack = make_stack()
+    changed = stack(x.at[:, 4:].add(1.0))
+    np.testing.assert_array_equal(changed[:, :4], stack(x)[:, :4])
+    assert not np.allclose(changed[:, 4], stack(x)[:, 4])
+
+
+def test_packed_segments_do_not_see_each_other(x):
+    stack = make_stack()
+    segment = jnp.array([[0, 0, 0, 1, 1, 1, 1]])
+    y = stack(x, mask=segment[:, :, None] == segment[:, None, :])
+    np.testing.assert_allclose(y[:, 3:], stack(x[:, 3:]), atol=1e-5, rtol=1e-5)
+
+
+def test_rematerialisation_changes_no_gradient(x):
+    plain, other = make_stack(dropout=0.2), make_stack(dropout=0.2, remat=True)
+    grad = jax.jit(jax.grad(lambda stack: jnp.sum(stack(x, jax.random.key(0)) ** 2)))
+    expected = jax.tree.leaves(grad(plain))
+    largest = max(float(jnp.abs(a).max()) for a in expected)
+    for a, b in zip(expected, jax.tree.leaves(grad(other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_prefill_then_decode_equals_the_whole(x):
+    stack = make_stack()
+    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
+    y, caches = prefill(blocks, x[:, :3], caches)
+    parts = [y]
+    for i in range(3, 7):
+        y, caches = decode(blocks, x[:, i : i + 1], caches, jnp.array(i))
+        parts.append(y)
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), stack(x), atol=1e-5, rtol=1e-5)
+
+
+def test_each_row_decodes_at_its_own_place(x):
+    stack = make_stack()
+    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
+    _, caches = prefill(blocks, x, caches)
+    y, _ = decode(blocks, jnp.stack([x[0, 2:3], x[1, 5:6]]), caches, jnp.array([2, 5]))
+    expected = stack(x)
+    np.testing.assert_allclose(y[:, 0], jnp.stack([expected[0, 2], expected[1, 5]]), atol=1e-5, rtol=1e-5)
+
+
+def test_decode_attends_to_its_mask_only(x):
+    stack = make_stack()
+    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
+    allowed = jnp.array([[True, False, True, True, False, False, False]])
+    kept = x[:, jnp.array([0, 2, 3])]
+    _, caches = prefill(blocks, x[:, :3], caches, mask=(jnp.arange(3) != 1)[None, None] | jnp.eye(3, dtype=bool)[None])
+    y, _ = decode(blocks, x[:, 3:4], caches, jnp.array(3), allowed)
+    np.testing.assert_allclose(y[:, 0], stack(kept)[:, 2], atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(x):
+    expected, found = make_stack()(x), make_stack(dtype=jnp.bfloat16)(x)
+    assert found.dtype == jnp.bfloat16
+    assert float(jnp.linalg.norm(found.astype(jnp.float32) - expected) / jnp.linalg.norm(expected)) < 0.03
+
+
+@pytest.mark.parametrize("sigmoid_gelu", [False, True])
+def test_the_two_gelus(sigmoid_gelu):
+    """With the attention's output silenced, the layer is x + down(gelu(up(norm(x))))."""
+    block = make_stack(layers=1, sigmoid_gelu=sigmoid_gelu).unstack()[0]
+    block.proj.kernel, block.proj.bias = jnp.zeros_like(block.proj.kernel), jnp.zeros_like(block.proj.bias)
+    x = jax.random.normal(jax.random.key(2), (1, 1, 32))
+    y = np.asarray(block.up(block.norm2(x)), np.float64)
+    y = y / (1 + np.exp(-1.702 * y)) if sigmoid_gelu else y * 0.5 * (1 + np.vectorize(math.erf)(y / 2**0.5))
+    expected = x + block.down(jnp.asarray(y, jnp.float32))
+    np.testing.assert_allclose(block(x, jnp.ones((1, 1, 1), bool)), expected, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_needs_a_key():
+    ones = jnp.ones((100, 100))
+    dropped = dropout(jax.random.key(0), ones, 0.3)
+    assert float((dropped == 0).mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=0.03)
+    assert dropout(None, ones, 0.3) is ones
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"attention_dropout": 0.5}])
+def test_both_dropouts_act_in_training_only(x, rates):
+    plain, stack = make_stack(), make_stack(**rates)
+    np.testing.assert_array_equal(stack(x), plain(x))
+    assert not np.allclose(stack(x, jax.random.key(0)), plain(x))
+    assert not np.allclose(stack(x, jax.random.key(0)), stack(x, jax.random.key(1)))
+
+
+def test_the_program_does_not_grow_with_layers(x):
+    def size(layers: int) -> int:
+        grad = jax.grad(lambda stack: jnp.sum(stack(x, jax.random.key(0))))
+        return len(jax.jit(grad).lower(jax.eval_shape(lambda: make_stack(layers=layers, dropout=0.1))).as_text())
+
+    assert size(20) < 1.05 * size(4)

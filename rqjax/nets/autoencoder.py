@@ -1,0 +1,245 @@
+"""The convolutional encoder and decoder of both tokenizers: residual blocks over levels of halving resolution.
+
+Names of attributes are those of the published checkpoints. Widths, resolutions and counts are plain numbers here.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rqjax.mesh import constrain
+
+from .init import torch_uniform
+
+
+def by_batch(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """x, pinned to the data axis of the mesh where that divides the batch; a preview of one image stays whole."""
+    return x if x.shape[0] % jax.sharding.get_abstract_mesh().shape.get("data", 1) else constrain(x, "data")
+
+
+def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride: int = 1, padding="SAME") -> nnx.Conv:
+    """A convolution with bias, initialised as PyTorch does."""
+    init = torch_uniform(inputs * size * size)
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=padding,
+        dtype=dtype,
+        kernel_init=init,
+        bias_init=init,
+        rngs=rngs,
+    )
+
+
+def group_norm(channels: int, *, rngs: nnx.Rngs, dtype) -> nnx.GroupNorm:
+    """Normalisation in 32 groups (fewer where 32 does not divide the channels), statistics in float32."""
+    groups = math.gcd(32, channels)
+    return nnx.GroupNorm(channels, groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+class ResBlock(nnx.Module):
+    """Two normalised convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype):
+        self.norm1 = group_norm(inputs, rngs=rngs, dtype=dtype)
+        self.conv1 = conv(inputs, outputs, 3, rngs=rngs, dtype=dtype)
+        self.norm2 = group_norm(outputs, rngs=rngs, dtype=dtype)
+        self.conv2 = conv(outputs, outputs, 3, rngs=rngs, dtype=dtype)
+        self.nin_shortcut = conv(inputs, outputs, 1, rngs=rngs, dtype=dtype) if inputs != outputs else None
+
+    def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h w outputs"]:
+        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        y = self.conv2(jax.nn.silu(self.norm2(y)))
+        return by_batch(y + (x if self.nin_shortcut is None else self.nin_shortcut(x)))
+
+
+class AttnBlock(nnx.Module):
+    """Attention of one head over all positions, softmax in float32, beside an identity."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype):
+        self.norm = group_norm(channels, rngs=rngs, dtype=dtype)
+        self.q = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
+        self.k = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
+        self.v = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
+        self.proj_out = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        y = self.norm(x)
+        q, k, v = (layer(y).reshape(b, h * w, 1, c) for layer in (self.q, self.k, self.v))
+        y = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return by_batch(x + self.proj_out(y.reshape(b, h, w, c)))
+
+
+class Downsample(nnx.Module):
+    """Half the resolution: a strided convolution over input padded at the bottom and on the right only."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype):
+        self.conv = conv(channels, channels, 3, stride=2, padding=((0, 1), (0, 1)), rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return self.conv(x)
+
+
+class Upsample(nnx.Module):
+    """Twice the resolution: every pixel repeated, then a convolution."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype):
+        self.conv = conv(channels, channels, 3, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+
+
+class Level(nnx.Module):
+    """The blocks of one resolution, each followed by attention where the level attends, before any resampling."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, *, rngs: nnx.Rngs, dtype, remat: bool):
+        widths = [inputs, *[outputs] * blocks]
+        self.remat = remat
+        self.block = nnx.List([ResBlock(widths[j], outputs, rngs=rngs, dtype=dtype) for j in range(blocks)])
+        self.attn = nnx.List([AttnBlock(outputs, rngs=rngs, dtype=dtype) for _ in range(blocks if attends else 0)])
+
+    def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h w outputs"]:
+        for j, block in enumerate(self.block):
+            x = apply_block(block, x, self.remat)
+            if len(self.attn):
+                x = self.attn[j](x)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the encoder; all but the last have a Downsample, which the caller applies."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, last: bool, *, rngs, dtype, remat: bool):
+        super().__init__(inputs, outputs, blocks, attends, rngs=rngs, dtype=dtype, remat=remat)
+        self.downsample = None if last else Downsample(outputs, rngs=rngs, dtype=dtype)
+
+
+class UpLevel(Level):
+    """A level of the decoder; all but that of full resolution have an Upsample, which the caller applies."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, last: bool, *, rngs, dtype, remat: bool):
+        super().__init__(inputs, outputs, blocks, attends, rngs=rngs, dtype=dtype, remat=remat)
+        self.upsample = None if last else Upsample(outputs, rngs=rngs, dtype=dtype)
+
+
+class Mid(nnx.Module):
+    """A block, attention, a block, at the lowest resolution."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype, remat: bool):
+        self.remat = remat
+        self.block_1 = ResBlock(channels, channels, rngs=rngs, dtype=dtype)
+        self.attn_1 = AttnBlock(channels, rngs=rngs, dtype=dtype)
+        self.block_2 = ResBlock(channels, channels, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x = self.attn_1(apply_block(self.block_1, x, self.remat))
+        return apply_block(self.block_2, x, self.remat)
+
+
+def apply_block(block: ResBlock, x: Float[Array, "b h w inputs"], remat: bool) -> Float[Array, "b h w outputs"]:
+    """block(x); with remat its activations are computed again in the backward pass instead of kept."""
+    return jax.checkpoint(lambda block, x: block(x))(block, x) if remat else block(x)
+
+
+class Trunk(nnx.Module):
+    """The way down from an image through all levels; an encoder adds its head or heads."""
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        attn_resolutions: Sequence[int],
+        resolution: int,
+        dtype,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        widths = [ch, *(ch * multiplier for multiplier in ch_mult)]
+        last = len(ch_mult) - 1
+        more = {"dtype": dtype, "remat": remat, "rngs": rngs}
+        self.dtype = dtype
+        self.conv_in = conv(3, ch, 3, rngs=rngs, dtype=dtype)
+        self.down = nnx.List(
+            DownLevel(widths[i], widths[i + 1], num_res_blocks, resolution >> i in attn_resolutions, i == last, **more)
+            for i in range(last + 1)
+        )
+
+    def levels(self, image: Float[Array, "b h w 3"]) -> list[Array]:
+        """The output of every level, from full to lowest resolution, each before its Downsample."""
+        x, outputs = self.conv_in(by_batch(image).astype(self.dtype)), []
+        for level in self.down:
+            x = level(x)
+            outputs.append(x)
+            x = x if level.downsample is None else level.downsample(x)
+        return outputs
+
+
+class Encoder(Trunk):
+    """An image [b h w 3] in [-1, 1] becomes a latent map [b h/f w/f z_channels], f = 2^(levels - 1)."""
+
+    def __init__(
+        self, *, z_channels: int, dtype, remat: bool, rngs: nnx.Rngs, ch: int, ch_mult: Sequence[int], **levels
+    ):
+        super().__init__(ch=ch, ch_mult=ch_mult, dtype=dtype, remat=remat, rngs=rngs, **levels)
+        width = ch * ch_mult[-1]
+        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=remat)
+        self.norm_out = group_norm(width, rngs=rngs, dtype=dtype)
+        self.conv_out = conv(width, z_channels, 3, rngs=rngs, dtype=dtype)
+
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z_channels"]:
+        x = self.mid(self.levels(image)[-1])
+        return self.conv_out(jax.nn.silu(self.norm_out(x)))
+
+
+class Decoder(nnx.Module):
+    """A latent map [b h w z_channels] becomes an image [b h*f w*f 3], float32, not clamped.
+
+    `up` is indexed by level: 0 has full resolution and runs last.
+    """
+
+    def __init__(
+        self,
+        *,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        attn_resolutions: Sequence[int],
+        resolution: int,
+        z_channels: int,
+        dtype,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ):
+        widths = [ch * multiplier for multiplier in ch_mult]
+        before = [*widths[1:], widths[-1]]
+        more = {"dtype": dtype, "remat": remat, "rngs": rngs}
+        self.dtype = dtype
+        self.conv_in = conv(z_channels, widths[-1], 3, rngs=rngs, dtype=dtype)
+        self.mid = Mid(widths[-1], **more)
+        self.up = nnx.List(
+            UpLevel(before[i], widths[i], num_res_blocks + 1, resolution >> i in attn_resolutions, i == 0, **more)
+            for i in range(len(widths))
+        )
+        self.norm_out = group_norm(ch * ch_mult[0], rngs=rngs, dtype=dtype)
+        self.conv_out = conv(ch * ch_mult[0], 3, 3, rngs=rngs, dtype=dtype)
+
+    def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
+        """The input of the last layer, `conv_out`."""
+        x = self.mid(self.conv_in(by_batch(z).astype(self.dtype)))
+        for level in reversed(self.up):
+            x = level(x)
+            x = x if level.upsample is None else level.upsample(x)
+        return jax.nn.silu(self.norm_out(x))
+
+    def __call__(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 3"]:
+        return self.conv_out(self.features(z)).astype(jnp.float32)

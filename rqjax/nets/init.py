@@ -1,0 +1,17 @@
+"""Initial values as PyTorch draws them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for kernel and bias of convolutions and linear layers."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init

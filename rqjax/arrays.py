@@ -21,15 +21,20 @@ def from_arrays(like: Any, arrays: Mapping[str, Any]) -> Any:
     Raises InputError that names what is missing, what is unknown and whose shape differs.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-    names = [name_of(path) for path, _ in leaves]
-    problems = [f"missing {name}" for name in names if name not in arrays]
-    problems += [f"unknown {name}" for name in arrays if name not in set(names)]
+    expected = {name_of(path): leaf for path, leaf in leaves}
+    check_fit(expected, arrays, "this set of arrays")
+    return jax.tree.unflatten(structure, [arrays[name] for name in expected])
+
+
+def check_fit(expected: Mapping[str, Any], found: Mapping[str, Any], what: str) -> None:
+    """Raises InputError, naming five problems at most, unless `found` has the names and shapes of `expected`."""
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
-        f"{name} has shape {tuple(arrays[name].shape)}, expected {tuple(leaf.shape)}"
-        for name, (_, leaf) in zip(names, leaves, strict=True)
-        if name in arrays and tuple(arrays[name].shape) != tuple(leaf.shape)
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(leaf.shape)}"
+        for name, leaf in expected.items()
+        if name in found and tuple(found[name].shape) != tuple(leaf.shape)
     ]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise InputError(f"these arrays do not fit the model: {'; '.join(problems[:5])}{more}")
-    return jax.tree.unflatten(structure, [arrays[name] for name in names])
+        raise InputError(f"{what} does not fit: {'; '.join(problems[:5])}{more}")

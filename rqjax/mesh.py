@@ -26,7 +26,7 @@ def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def name_of(path: tuple[Any, ...]) -> str:
-    """A leaf's readable name, `network/encoder/conv_in/kernel`: its path without the boxes that flax puts around arrays."""
+    """A leaf's name, as in `network/encoder/conv_in/kernel`: its path without the boxes flax puts around arrays."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return name.removesuffix("/value")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rqjax.errors import InputError
+from rqjax.arrays import check_fit
 
 CONV = (2, 3, 1, 0)
 """Axes that take a convolution kernel OIHW to HWIO."""
@@ -40,24 +40,16 @@ def conv(key: str, path: str, ours: tuple[int, ...]) -> Entry:
     return Entry(key, path, (outputs, inputs, height, width), CONV)
 
 
-def import_arrays(entries: Iterable[Entry], state_dict: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def import_arrays(
+    entries: Iterable[Entry], state_dict: Mapping[str, Any], like: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Our arrays, by path, from the official tensors; `like` gives our shapes.
 
-    Raises InputError naming every missing, unknown or misshapen key (the first five of them). Keys are exactly those of `entries`:
-    callers drop what they know to be redundant first.
+    Raises InputError naming missing, unknown or misshapen keys, five at most. The keys must be exactly those of
+    `entries`: callers drop what they know to be redundant first.
     """
     entries = list(entries)
-    known = {entry.key for entry in entries}
-    problems = [f"missing {entry.key}" for entry in entries if entry.key not in state_dict]
-    problems += [f"unknown {key}" for key in state_dict if key not in known]
-    problems += [
-        f"{entry.key} has shape {tuple(state_dict[entry.key].shape)}, expected {entry.shape}"
-        for entry in entries
-        if entry.key in state_dict and tuple(state_dict[entry.key].shape) != tuple(entry.shape)
-    ]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise InputError(f"this state dict does not fit its configuration: {'; '.join(problems[:5])}{more}")
+    check_fit({entry.key: entry for entry in entries}, state_dict, "this state dict")
     arrays: dict[str, np.ndarray] = {}
     for entry in entries:
         tensor = np.asarray(state_dict[entry.key])

@@ -1,0 +1,150 @@
+"""The only door between training state and disk: one orbax item per field of the state, the config beside them."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rqjax import mesh
+from rqjax.arrays import check_fit, from_arrays, to_arrays
+from rqjax.errors import InputError
+
+FOLDER = "checkpoints"
+UNREADABLE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
+"""What orbax, tensorstore and json raise for files that are truncated, damaged or gone."""
+
+
+class Checkpoints:
+    """The checkpoints of one run directory, saved asynchronously; a save that is cut off never replaces a whole one."""
+
+    def __init__(self, workdir: str | pathlib.Path, *, every: int, keep: int):
+        self.folder = pathlib.Path(workdir).absolute() / FOLDER
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=every, max_to_keep=keep, enable_async_checkpointing=True, step_prefix=None
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, config: dict[str, Any], *, force: bool = False) -> bool:
+        """Starts a save of every non-empty field of `state` if one is due at `step`; True if it did.
+
+        `step` is a Python int: reading `state.step` would stall the devices.
+        """
+        if step == self.latest() or not (force or self._manager.should_save(step)):
+            return False
+        items = {name: ocp.args.StandardSave(arrays) for name, arrays in _items(state).items()}
+        args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
+        return self._manager.save(step, args=args, force=force)
+
+    def restore(self, abstract: Any) -> Any:
+        """The newest state, placed as the shapes and shardings of `abstract` say, whatever mesh wrote it."""
+        step = self.latest()
+        if step is None:
+            raise InputError(f"{self.folder} holds no checkpoint to restore")
+        found = {}
+        for field in dataclasses.fields(abstract):
+            like = getattr(abstract, field.name)
+            found[field.name] = _restore(self.folder / str(step) / field.name, like) if jax.tree.leaves(like) else like
+        return dataclasses.replace(abstract, **found)
+
+    def close(self) -> None:
+        """Waits for a save under way, and ends the manager's threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The configuration, as JSON, of the newest checkpoint in a run directory. Raises InputError if there is none."""
+    path = _newest(workdir) / "config" / "metadata"
+    try:
+        return json.loads(path.read_text())
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def has_item(workdir: str | pathlib.Path, name: str) -> bool:
+    """Whether the newest checkpoint of a run directory holds the state's field `name`."""
+    return (_newest(workdir) / name).is_dir()
+
+
+def restore_item(workdir: str | pathlib.Path, name: str, abstract: Any) -> Any:
+    """One field of the newest state in a run directory, placed as `abstract` says, or whole on every device."""
+    return _restore(_newest(workdir) / name, abstract)
+
+
+def exists(workdir: str | pathlib.Path) -> bool:
+    """Whether a run directory holds a whole checkpoint."""
+    return bool(_steps(workdir))
+
+
+def latest_step(workdir: str | pathlib.Path) -> int:
+    """The step of the newest whole checkpoint in a run directory. Raises InputError if there is none."""
+    return int(_newest(workdir).name)
+
+
+def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: Any) -> None:
+    """Writes `model` as a run directory of its own at `target`, with the step and config of the run at `source`."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Copy:
+        model: Any
+
+    saves = Checkpoints(target, every=1, keep=1)
+    saves.save(latest_step(source), Copy(model), read_config(source), force=True)
+    saves.close()
+
+
+def _items(state: Any) -> dict[str, dict[str, jax.Array]]:
+    fields = {field.name: to_arrays({field.name: getattr(state, field.name)}) for field in dataclasses.fields(state)}
+    return {name: arrays for name, arrays in fields.items() if arrays}
+
+
+def _newest(workdir: str | pathlib.Path) -> pathlib.Path:
+    steps = _steps(workdir)
+    if not steps:
+        raise InputError(f"{workdir} holds no checkpoint: expected a run directory that `rqjax train` wrote")
+    return pathlib.Path(workdir).absolute() / FOLDER / str(max(steps))
+
+
+def _steps(workdir: str | pathlib.Path) -> list[int]:
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    found = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else ()
+    return [whole.step for whole in found]
+
+
+def _restore(path: pathlib.Path, like: Any) -> Any:
+    expected = to_arrays({path.name: _placed(like)})
+    with ocp.StandardCheckpointer() as door:
+        try:
+            stored = door.metadata(path).item_metadata
+            if stored is None:
+                raise ValueError("its metadata are missing or damaged")
+            check_fit(expected, stored.tree, f"the checkpoint {path}")
+            arrays = door.restore(path, expected)
+        except InputError:
+            raise
+        except UNREADABLE as error:
+            raise _damaged(path, error) from error
+    return from_arrays({path.name: like}, arrays)[path.name]
+
+
+def _placed(like: Any) -> Any:
+    """Shapes with a sharding each; those that have none are put whole on every device of the mesh in force."""
+    devices = jax.sharding.get_mesh()
+    whole = NamedSharding(mesh.make_mesh() if devices.empty else devices, P())
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or whole), like
+    )
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return InputError(f"cannot read {path} ({reason}): delete {path.parent} to go on from the checkpoint before it")

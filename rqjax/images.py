@@ -1,0 +1,40 @@
+"""Pixels: uint8 NHWC in batches and files, float32 in [-1, 1] in nets."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+
+def to_float(image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
+    """Pixels in [-1, 1]: 0 becomes -1 and 255 becomes 1."""
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1
+
+
+def to_uint8(image: Float[Array | np.ndarray, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
+    """Pixels rounded to 0..255, whatever lies outside [-1, 1] clamped."""
+    return jnp.round((jnp.clip(jnp.asarray(image, jnp.float32), -1, 1) + 1) * 127.5).astype(jnp.uint8)
+
+
+def tile(rows: np.ndarray, gap: int = 1) -> np.ndarray:
+    """One picture [H W 3] of uint8 images [rows columns h w 3], with white lines of `gap` pixels between them."""
+    padded = np.pad(rows, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
+    return rearrange(padded, "r c h w k -> (r h) (c w) k")[: -gap or None, : -gap or None]
+
+
+def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
+    """A picture whose pixels are repeated `factor` times in each direction, for images too small to look at."""
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def write_png(path: str | pathlib.Path, picture: np.ndarray | jax.Array) -> None:
+    """Writes a uint8 picture [h w 3] as PNG, whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(np.asarray(picture)).save(fresh, "png")
+    fresh.replace(path)

@@ -1,0 +1,88 @@
+"""What a run says: lines on the console, metrics.jsonl for programs, TensorBoard for people."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+FILE = "metrics.jsonl"
+
+
+class Log:
+    """Scalars and images of one run, written by the first host alone."""
+
+    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, images_per_step: int):
+        self._steps, self._images_per_step = steps, images_per_step
+        self._primary = jax.process_index() == 0
+        self._last = (start, time.perf_counter())
+        if self._primary:
+            self._file = _continue(workdir / FILE, start)
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes the metrics of `step`; reading them waits for the devices."""
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        since, then = self._last
+        self._last = (step, time.perf_counter())
+        seconds = (self._last[1] - then) / max(step - since, 1)
+        values["images_per_second"] = self._images_per_step / seconds
+        if not self._primary:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        print(json.dumps({"step": step, **finite}), file=self._file, flush=True)
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        print(_line(step, self._steps, values, seconds * (self._steps - step)), flush=True)
+
+    def images(self, step: int, images: Mapping[str, Any]) -> None:
+        """Writes uint8 pictures [n h w c], each set as one row."""
+        for name, rows in jax.device_get(dict(images)).items():
+            if self._primary:
+                self._board.add_image(name, np.concatenate(list(rows), axis=1), step, dataformats="HWC")
+
+    def say(self, text: str) -> None:
+        """Prints one line, on the first host."""
+        if self._primary:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._primary:
+            self._file.close()
+            self._board.close()
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, in order of step."""
+    path = pathlib.Path(workdir) / FILE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _continue(path: pathlib.Path, start: int) -> Any:
+    """Opens the file for appending, without the lines of steps that will be run again or were cut off."""
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            if json.loads(line)["step"] <= start:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(line + "\n" for line in kept))
+    fresh.replace(path)
+    return path.open("a")
+
+
+def _line(step: int, steps: int, values: Mapping[str, float], left: float) -> str:
+    """One console line: losses first, nothing that has a number per depth."""
+    names = sorted((n for n in values if not n[-1].isdigit()), key=lambda n: (not n.startswith("loss"), n))
+    shown = [f"{name} {values[name]:.4g}" for name in names if name != "images_per_second"][:6]
+    minutes, seconds = divmod(int(left), 60)
+    speed = f"{values['images_per_second']:.0f} images/s"
+    return f"step {step:>{len(str(steps))}}/{steps}  {'  '.join(shown)}  {speed}  {minutes}m{seconds:02d}s left"

@@ -231,7 +231,8 @@ class Decoder(nnx.Module):
             for i in range(len(widths))
         )
         self.norm_out = group_norm(ch * ch_mult[0], rngs=rngs, dtype=dtype)
-        self.conv_out = conv(ch * ch_mult[0], 3, 3, rngs=rngs, dtype=dtype)
+        # in float32 also when the rest is not: a bfloat16 pixel has fewer levels than a byte
+        self.conv_out = conv(ch * ch_mult[0], 3, 3, rngs=rngs, dtype=jnp.float32)
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
         """The input of the last layer, `conv_out`."""
@@ -242,4 +243,4 @@ class Decoder(nnx.Module):
         return jax.nn.silu(self.norm_out(x))
 
     def __call__(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 3"]:
-        return self.conv_out(self.features(z)).astype(jnp.float32)
+        return self.conv_out(self.features(z))

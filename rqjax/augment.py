@@ -1,0 +1,183 @@
+"""Encoded bytes to pixels: decode to RGB, scale, crop, flip."""
+
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from rqjax.errors import InputError
+
+Pixels = UInt8[np.ndarray, "h w 3"]
+FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
+GIVE_UP = 100  # unreadable images in a row
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(data: bytes, draft: int = 0) -> Image.Image:
+    """An upright RGB image from the bytes of a file; transparency lies over white, of an animation the first frame.
+
+    With `draft` > 0 a JPEG may come out at 1/2, 1/4 or 1/8 of its size, its shorter side still at least `draft` pixels:
+    the decoder then skips the frequencies that a resize would throw away. Any exception means that the file is damaged.
+    """
+    image = Image.open(io.BytesIO(data))
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise ValueError(f"{image.width}x{image.height} exceeds Pillow's limit of {limit} pixels")
+    if draft and image.format == "JPEG":
+        image.draft(None, (draft, draft))
+    image.load()
+    return _upright(_rgb(image), image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel: keep the upper eight, since PIL's own conversion clips
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 2**16 - 1) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, tagged: Image.Image) -> Image.Image:
+    try:
+        turn = _UPRIGHT.get(tagged.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged metadata spoils no pixels; PIL raises many types here
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def scale(image: Image.Image, side: int, resample: str) -> Image.Image:
+    """The image with its shorter side scaled to `side` pixels, antialiased; the longer one is rounded down."""
+    shorter = min(image.size)
+    if shorter == side:
+        return image
+    width, height = (side if x == shorter else int(side * x / shorter) for x in image.size)
+    return image.resize((width, height), FILTERS[resample])
+
+
+def pixels(image: bytes | UInt8[np.ndarray, "..."], side: int, resample: str, draft: int = 0) -> Pixels:
+    """uint8 RGB of an encoded image or an array [h w], [h w 1] or [h w 3]; `side` = 0 leaves the size as it is.
+
+    Raises whatever the decoder raises on damaged files.
+    """
+    if isinstance(image, np.ndarray):
+        image = image[..., None] if image.ndim == 2 else image
+        image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+        if not side or min(image.shape[:2]) == side:
+            return image
+        decoded = Image.fromarray(image)
+    else:
+        decoded = decode(image, draft)
+    return np.asarray(scale(decoded, side, resample) if side else decoded)
+
+
+def center_crop(image: Pixels, size: int) -> Pixels:
+    """The central `size` x `size` pixels."""
+    y, x = (round((n - size) / 2) for n in image.shape[:2])
+    return image[y : y + size, x : x + size]
+
+
+def random_crop(image: Pixels, size: int, generator: np.random.Generator) -> Pixels:
+    """`size` x `size` pixels from a place drawn uniformly."""
+    y, x = (int(generator.integers(n - size + 1)) if n > size else 0 for n in image.shape[:2])
+    return image[y : y + size, x : x + size]
+
+
+def random_resized_crop(
+    image: Pixels, size: int, generator: np.random.Generator, min_scale: float, resample: str
+) -> Pixels:
+    """A square that covers a share of the area drawn from [`min_scale`, 1], scaled to `size` x `size` pixels.
+
+    After ten squares that don't fit (a narrow image), the largest central one.
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        side = round((height * width * generator.uniform(min_scale, 1.0)) ** 0.5)
+        if 0 < side <= min(height, width):
+            crop = random_crop(image, side, generator)
+            break
+    else:
+        crop = center_crop(image, min(height, width))
+    # cropped first, so that the filter sees no pixel outside of the crop
+    return np.asarray(Image.fromarray(np.ascontiguousarray(crop)).resize((size, size), FILTERS[resample]))
+
+
+def flip(image: Pixels, generator: np.random.Generator) -> Pixels:
+    """The image, or with probability 1/2 its mirror image."""
+    return image[:, ::-1] if generator.random() < 0.5 else image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loader:
+    """From an index to {"image": uint8 [size size 3], "label", "index", "corrupt": {name: reason}}.
+
+    A damaged file raises InputError if `on_corrupt` is "stop". Else the next readable one in the order of the source
+    takes its place, or with `replace` false the element has nothing but "corrupt". An image smaller than the crop
+    always raises InputError, since a wrong configuration is no damage.
+    """
+
+    source: Any
+    size: int
+    side: int
+    draft: int
+    resample: str
+    crop: str
+    min_scale: float
+    mirror: bool
+    on_corrupt: str
+    replace: bool
+
+    def __call__(self, wanted: int, generator: np.random.Generator) -> dict[str, Any]:
+        index, image, label, corrupt = self._first_readable(wanted)
+        if image is None:
+            return {"corrupt": corrupt}
+        if min(image.shape[:2]) < self.size:
+            height, width = image.shape[:2]
+            raise InputError(
+                f"{self.source.name(index)} is {width}x{height}, smaller than the {self.size}x{self.size} crop:"
+                f" set data.resize={self.size} to enlarge such images, or lower data.size"
+            )
+        image = self._crop(image, generator)
+        image = flip(image, generator) if self.mirror else image
+        return {"image": image, "label": np.int32(label), "index": np.int32(index), "corrupt": corrupt}
+
+    def _first_readable(self, wanted: int) -> tuple[int, Pixels | None, int, dict[str, str]]:
+        corrupt: dict[str, str] = {}
+        for index in range(wanted, wanted + min(len(self.source), GIVE_UP)):
+            index %= len(self.source)
+            try:
+                example = self.source[index]
+                image = pixels(example["image"], self.side, self.resample, self.draft)
+                return index, image, example["label"], corrupt
+            except Exception as error:  # decoders raise nearly everything on damaged bytes
+                name, reason = self.source.name(index), " ".join(f"{type(error).__name__}: {error}".split())
+                if self.on_corrupt == "stop":
+                    raise InputError(
+                        f"{name} cannot be read ({reason}): mend it, or set data.on_corrupt=skip"
+                    ) from error
+                corrupt[name] = reason
+            if not self.replace:
+                return index, None, 0, corrupt
+        name, reason = next(iter(corrupt.items()))
+        raise InputError(
+            f"{len(corrupt)} images in a row cannot be read, the first {name} ({reason}): look at the files"
+        )
+
+    def _crop(self, image: Pixels, generator: np.random.Generator) -> Pixels:
+        if self.crop == "random":
+            return random_crop(image, self.size, generator)
+        if self.crop == "random_resized":
+            return random_resized_crop(image, self.size, generator, self.min_scale, self.resample)
+        return center_crop(image, self.size)

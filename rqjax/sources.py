@@ -1,0 +1,242 @@
+"""Where images come from: random access by index to an encoded image or its pixels, and a label."""
+
+import hashlib
+import importlib.resources
+import os
+import pathlib
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from rqjax.errors import InputError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SPLITS = ("train", "test", "validation", "all")
+_HELD_OUT = {"test": ("test", "val", "validation"), "validation": ("val", "validation", "test")}
+_ONE_CLASS = "images"
+FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+class Source(Protocol):
+    """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}."""
+
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def name(self, index: int) -> str:
+        """What to call example `index` in messages: a file's path, a record's number."""
+        ...
+
+
+class Arrays:
+    """Images and labels held in memory."""
+
+    def __init__(
+        self,
+        image: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w c"],
+        label: Int[np.ndarray, "n"],
+        classes: tuple[str, ...],
+        title: str,
+    ):
+        self.image, self.label, self.classes, self.title = image, label, classes, title
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.image[index], "label": int(self.label[index])}
+
+    def name(self, index: int) -> str:
+        return f"{self.title}[{index}]"
+
+
+def fashion_mnist(split: str) -> Arrays:
+    """The 10 000 embedded images, 28x28: 900 of each class to train on, the last 100 of each class held out.
+
+    `split` "train" is the former, "all" is both, any other the latter.
+    """
+    path = importlib.resources.files("rqjax") / "assets" / "fashion_mnist.npz"
+    with importlib.resources.as_file(path) as file, np.load(file) as data:
+        image, label = data["image"], data["label"].astype(np.int32)
+    rank = np.zeros(len(label), np.int32)  # the place of each image within its class
+    for k in range(len(FASHION_MNIST)):
+        rank[label == k] = np.arange(np.sum(label == k))
+    chosen = rank >= 0 if split == "all" else (rank < 900) == (split == "train")
+    return Arrays(image[chosen], label[chosen], FASHION_MNIST, f"fashion_mnist/{split}")
+
+
+class Synthetic:
+    """Images drawn from their index: four by four blocks in the colours of their class, with noise of their own."""
+
+    def __init__(self, count: int, classes: int, size: int, split: str):
+        self.count, self.size, self.split = count, size, split
+        self.classes = tuple(str(k) for k in range(classes))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        label = index % len(self.classes)
+        pattern = np.random.default_rng([0, label]).integers(32, 224, (4, 4, 3))
+        noise = np.random.default_rng([1, self.split != "train", index]).integers(-32, 33, (4, 4, 3))
+        blocks = Image.fromarray((pattern + noise).astype(np.uint8))
+        return {"image": np.asarray(blocks.resize((self.size, self.size), Image.Resampling.NEAREST)), "label": label}
+
+    def name(self, index: int) -> str:
+        return f"synthetic/{self.split}[{index}]"
+
+
+class Folder:
+    """The image files of a folder, sorted: directly inside (label 0), or in one sub-folder per class.
+
+    `split` picks the sub-folder train, val, validation or test where `path` holds nothing but such ones. With no
+    second one, about a share `holdout` of the files is held out: those whose path has a small hash, whichever other
+    files there are. The classes are always those of the training images. Sub-folders of a class folder are searched
+    too, hidden ones are not. Raises InputError for a missing or empty folder, and for images beside class folders.
+    """
+
+    def __init__(self, path: str, split: str, holdout: float):
+        top = pathlib.Path(path).expanduser()
+        if not top.is_dir():
+            raise InputError(f"data.path {path!r} is not a folder: give a folder of images, or of class folders")
+        folders = _split_folders(top)
+        self.classes = _classes(top / folders[0], _files(top / folders[0]))
+        found: list[tuple[pathlib.Path, str]] = []
+        for folder in _chosen(top, folders, split):
+            found += [(top / folder, file) for file in _files(top / folder)]
+        if len(folders) == 1 and split != "all":
+            found = [(root, file) for root, file in found if _held_out(file, holdout) == (split != "train")]
+        if not found:
+            expected = f"files that end in {' '.join(EXTENSIONS)}"
+            held_out = f", or another data.holdout than {holdout}" if len(folders) == 1 else ""
+            raise InputError(f"{top} has no images for split {split!r}: expected {expected}{held_out}")
+        self.paths = [str(root / file) for root, file in found]
+        self.labels = _labels([file for _, file in found], self.classes, top)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": pathlib.Path(self.paths[index]).read_bytes(), "label": int(self.labels[index])}
+
+    def name(self, index: int) -> str:
+        return self.paths[index]
+
+
+def _split_folders(top: pathlib.Path) -> list[str]:
+    """The sub-folders that are splits, train first; [""] if the folder is not laid out in splits."""
+    inside = {entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith(".")}
+    # a data set may have a class called "train": only other splits beside it make it a split
+    if "train" in inside and inside <= {"train", *_HELD_OUT["test"]}:
+        return ["train", *sorted(inside - {"train"})]
+    return [""]
+
+
+def _chosen(top: pathlib.Path, folders: list[str], split: str) -> list[str]:
+    if split == "all" or folders == [""]:
+        return folders
+    if split == "train" or len(folders) == 1:
+        return ["train"]
+    name = next((name for name in _HELD_OUT[split] if name in folders), None)
+    if name is None:
+        raise InputError(f"{top} has no folder for split {split!r}: make {top / 'val'}")
+    return [name]
+
+
+def _files(root: pathlib.Path) -> list[str]:
+    """Paths of images below `root`, with forward slashes, sorted by name whatever order the disk gives."""
+    found = []
+    for folder, inside, names in os.walk(root, followlinks=True):
+        inside[:] = [name for name in inside if not name.startswith((".", "__"))]
+        below = pathlib.Path(folder).relative_to(root)
+        chosen = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+        found += [(below / name).as_posix() for name in chosen]
+    return sorted(found)
+
+
+def _classes(root: pathlib.Path, files: list[str]) -> tuple[str, ...]:
+    folders = sorted({file.split("/")[0] for file in files if "/" in file})
+    loose = next((file for file in files if "/" not in file), None)
+    if folders and loose is not None:
+        raise InputError(f"{root} holds images ({loose}) and class folders ({folders[0]}): move the images into one")
+    return tuple(folders) or (_ONE_CLASS,)
+
+
+def _labels(files: list[str], classes: tuple[str, ...], top: pathlib.Path) -> np.ndarray:
+    names = [file.split("/")[0] if "/" in file else _ONE_CLASS for file in files]
+    if unknown := sorted(set(names) - set(classes)):
+        raise InputError(f"{top} holds out classes {unknown}, trains on {list(classes)}: both need the same folders")
+    index = {name: k for k, name in enumerate(classes)}
+    return np.array([index[name] for name in names], np.int32)
+
+
+def _held_out(file: str, share: float) -> bool:
+    digest = hashlib.blake2b(file.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+class Prepared:
+    """A split of a prepared TFDS data set in array_record format, read without TensorFlow, images still encoded.
+
+    `path` is the folder that holds dataset_info.json, or a data_dir in which `dataset` is looked for (TFDS's default
+    one if empty). Nothing is downloaded. A set without the feature "label" has label 0 throughout.
+    """
+
+    def __init__(self, dataset: str, path: str, split: str):
+        import tensorflow_datasets as tfds  # half a second, and of no use to the other sources
+
+        builder = _builder(dataset, path)
+        info, features = builder.info, builder.info.features
+        self.title = f"{info.name}/{split}"
+        if "array_record" not in {file_format.value for file_format in info.available_file_formats()}:
+            raise InputError(
+                f"{builder.data_dir} is prepared as {info.file_format.value}, expected array_record: {_HOW}"
+            )
+        if not hasattr(features, "keys") or "image" not in features:
+            raise InputError(f"{info.name} has no feature called image: its features are {features}")
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        try:
+            self.records = builder.as_data_source(split=split, decoders=decoders)
+        except (KeyError, ValueError) as error:
+            splits = ", ".join(info.splits)
+            raise InputError(f"{info.name} has no split {split!r}: choose data.split from {splits}") from error
+        if not len(self.records):
+            raise InputError(f"split {split!r} of {info.name} is empty: choose another data.split")
+        self.has_label = "label" in features
+        names = getattr(features["label"], "names", None) if self.has_label else [info.name]
+        self.classes = tuple(names or ())
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self.records[index]
+        return {"image": record["image"], "label": int(record["label"]) if self.has_label else 0}
+
+    def name(self, index: int) -> str:
+        return f"{self.title}[{index}]"
+
+
+_HOW = "prepare it with tfds.builder(name, data_dir=..., file_format='array_record').download_and_prepare()"
+
+
+def _builder(dataset: str, path: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    folder = pathlib.Path(path).expanduser()
+    if path and (folder / "dataset_info.json").is_file():
+        return tfds.builder_from_directory(folder)
+    where = f"in {path}" if path else "in TFDS's default folder"
+    if not dataset:
+        raise InputError(f"no dataset_info.json {where}: give data.dataset, or the folder of a prepared version")
+    if path and not folder.is_dir():
+        raise InputError(f"data.path {path!r} is not a folder: {_HOW}")
+    try:
+        return tfds.core.read_only_builder.builder_from_files(dataset, data_dir=folder if path else None)
+    except tfds.core.DatasetNotFoundError as error:
+        raise InputError(f"no prepared data set {dataset} {where}: {_HOW}") from error

@@ -11,6 +11,7 @@ from PIL import Image
 from rqjax.errors import InputError
 
 Pixels = UInt8[np.ndarray, "h w 3"]
+Square = UInt8[np.ndarray, "{size} {size} 3"]  # of the argument `size`
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 GIVE_UP = 100  # unreadable images in a row
 _ORIENTATION = 0x0112  # EXIF tag
@@ -83,13 +84,13 @@ def pixels(image: bytes | UInt8[np.ndarray, "..."], side: int, resample: str, dr
     return np.asarray(scale(decoded, side, resample) if side else decoded)
 
 
-def center_crop(image: Pixels, size: int) -> Pixels:
+def center_crop(image: Pixels, size: int) -> Square:
     """The central `size` x `size` pixels."""
     y, x = (round((n - size) / 2) for n in image.shape[:2])
     return image[y : y + size, x : x + size]
 
 
-def random_crop(image: Pixels, size: int, generator: np.random.Generator) -> Pixels:
+def random_crop(image: Pixels, size: int, generator: np.random.Generator) -> Square:
     """`size` x `size` pixels from a place drawn uniformly."""
     y, x = (int(generator.integers(n - size + 1)) if n > size else 0 for n in image.shape[:2])
     return image[y : y + size, x : x + size]
@@ -97,7 +98,7 @@ def random_crop(image: Pixels, size: int, generator: np.random.Generator) -> Pix
 
 def random_resized_crop(
     image: Pixels, size: int, generator: np.random.Generator, min_scale: float, resample: str
-) -> Pixels:
+) -> Square:
     """A square that covers a share of the area drawn from [`min_scale`, 1], scaled to `size` x `size` pixels.
 
     After ten squares that don't fit (a narrow image), the largest central one.
@@ -175,7 +176,7 @@ class Loader:
             f"{len(corrupt)} images in a row cannot be read, the first {name} ({reason}): look at the files"
         )
 
-    def _crop(self, image: Pixels, generator: np.random.Generator) -> Pixels:
+    def _crop(self, image: Pixels, generator: np.random.Generator) -> np.ndarray:
         if self.crop == "random":
             return random_crop(image, self.size, generator)
         if self.crop == "random_resized":

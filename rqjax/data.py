@@ -1,7 +1,6 @@
 """Images to global batches. Batch k is a pure function of (config, k, files): resuming needs no state but the step."""
 
 import dataclasses
-import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -150,7 +149,7 @@ def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
 
         return jax.make_array_from_callback((config.batch, *x.shape[1:]), sharding, shard)
 
-    return _shuffled(config, rows, start, lambda batch: {name: place(x) for name, x in batch.items()})
+    return _shuffled(config, rows, start, lambda batch: {name: place(batch[name]) for name in ("image", "label")})
 
 
 def _bounds(index: tuple[slice, ...] | None, batch: int) -> tuple[int, int]:
@@ -212,7 +211,7 @@ class _Rows:
         self.examples, self.rows, self.batch, self.start = examples, rows, batch, start
 
     def __len__(self) -> int:
-        return (sys.maxsize // self.batch - self.start - 1) * len(self.rows)
+        return 2**40 * len(self.rows)  # without end, but within a float's and an index's reach
 
     def __call__(self, index: int) -> dict[str, Any]:
         step, row = divmod(index, len(self.rows))

@@ -4,7 +4,7 @@ import hashlib
 import importlib.resources
 import os
 import pathlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -19,6 +19,7 @@ _ONE_CLASS = "images"
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}."""
 

@@ -1,0 +1,178 @@
+"""Several hosts as one program: how they meet, what they agree on, and how they leave when a machine is taken away.
+
+A run of several processes is described by the first of these that is there:
+  1. the flags --coordinator, --processes and --process_id;
+  2. the environment variables RQJAX_COORDINATOR, RQJAX_PROCESSES and RQJAX_PROCESS_ID;
+  3. SLURM's, as `srun` sets them: one process a task, and one GPU a task unless JAX_LOCAL_DEVICE_IDS says otherwise;
+  4. a TPU VM's own description of its slice, and of the other slices.
+Without any, the process is the whole run.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from rqjax.errors import InputError
+
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT at which process 0 of a run of several waits.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is: 0, 1, ...")
+
+RESTART = 75
+"""The exit status that asks the launcher to run the same command again (EX_TEMPFAIL of sysexits.h)."""
+
+_HEARTBEAT = 60
+"""Seconds of silence after which a process counts as dead, and all others end: a pod cannot go on without it."""
+
+_VARIABLES = ("RQJAX_COORDINATOR", "RQJAX_PROCESSES", "RQJAX_PROCESS_ID")
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+def join() -> None:
+    """Makes this process one of the run's, if the run has several; to be called before JAX touches a device.
+
+    Raises InputError for a description that is incomplete or contradicts itself, or if the others cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value) if flags.FLAGS.is_parsed() else (None,) * 3
+    # JAX puts "tpu" in front when it is imported on a machine that has TPU chips
+    platforms = jax.config.jax_platforms or ""  # pyrefly: ignore[missing-attribute]
+    settings = meeting(given, os.environ, on_tpu=platforms.startswith("tpu"))
+    if settings is None:
+        return
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT, **settings)
+    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+        where = settings.get("coordinator_address", "the address that the cluster names")
+        reason = str(error).strip().splitlines()[0][:160]
+        raise InputError(
+            f"cannot join the other processes at {where} ({reason}): start all of them within five minutes"
+        ) from error
+
+
+def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, on_tpu: bool) -> dict[str, Any] | None:
+    """What jax.distributed.initialize needs to be told; None where this process is the whole run.
+
+    `given` are the values of the three flags. Raises InputError for descriptions that cannot be meant.
+    """
+    if any(value is not None for value in given):
+        return _named(("--coordinator", "--processes", "--process_id"), given)
+    named = tuple(environ.get(name) for name in _VARIABLES)
+    if any(value is not None for value in named):
+        return _named(_VARIABLES, named)
+    # a batch script outside of srun has SLURM_NTASKS too, but is no step and has no node list
+    if _count(environ, "SLURM_NTASKS") > 1 and "SLURM_STEP_NODELIST" in environ:
+        if missing := [name for name in _SLURM if name not in environ]:
+            raise InputError(f"SLURM_NTASKS is {environ['SLURM_NTASKS']} without {', '.join(missing)}: start with srun")
+        return {"cluster_detection_method": "slurm"}
+    if on_tpu:
+        # Kubernetes lists the workers in the environment; elsewhere the metadata server does, if there is one
+        workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
+        if workers:
+            alone = len(workers.split(",")) * _count(environ, "MEGASCALE_NUM_SLICES") == 1
+        else:
+            alone = "TPU_SKIP_MDS_QUERY" in environ
+        return None if alone else {}
+    return None
+
+
+def _named(names: tuple[str, ...], values: tuple[str | int | None, ...]) -> dict[str, Any] | None:
+    if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+        raise InputError(f"several processes need {', '.join(names)}: {', '.join(missing)} missing")
+    coordinator = str(values[0])
+    try:
+        processes, process_id = int(str(values[1])), int(str(values[2]))
+    except ValueError as error:
+        raise InputError(f"{names[1]} is {values[1]!r} and {names[2]} is {values[2]!r}: expected numbers") from error
+    if not 0 <= process_id < processes:
+        raise InputError(f"{names[2]} is {process_id} and {names[1]} is {processes}: expected 0 <= id < processes")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"{names[0]} is {coordinator!r}: expected HOST:PORT, as in 10.0.0.2:8476")
+    if processes == 1:
+        return None
+    return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process_id}
+
+
+def _count(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "1")
+    if not value.isdigit():
+        raise InputError(f"{name} is {value!r} in the environment: expected a number")
+    return int(value)
+
+
+def primary() -> bool:
+    """Whether this process is the one that prints, draws and writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come to the barrier `name`; nothing with one process."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def agree(flag: bool) -> bool:
+    """True on every process if `flag` is true on any of them.
+
+    Every process has to ask at the same place. It waits for the steps under way: not for every step of a loop.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+class PreemptionNotice:
+    """Whether a machine of the run is about to be taken away (SIGTERM): the same answer on all hosts at each step.
+
+        with PreemptionNotice() as notice:
+            for step in ...:
+                ...
+                if notice.reached(step):
+                    save, wait for the save, raise SystemExit(RESTART)
+
+    With several processes JAX's coordination service hears the signal and picks the step: asking costs microseconds
+    and no transfer. SIGINT stays as it is: whoever presses Ctrl-C wants an end, not a restart.
+    """
+
+    def __enter__(self) -> "PreemptionNotice":
+        self._noted = False
+        self._several = jax.process_count() > 1
+        if not self._several:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted = True
+
+    def reached(self, step: int) -> bool:
+        """Whether to save after `step` and leave; every process asks once after each step."""
+        return multihost_utils.reached_preemption_sync_point(step) if self._several else self._noted
+
+
+def leave(status: int, error: BaseException | None = None) -> NoReturn:
+    """Prints `error` and ends the process with `status`; if that is a failure, the other processes end soon after.
+
+    The usual exit of one of several would wait minutes for the others, who wait for it, and then lose the status.
+    """
+    if error is not None:
+        traceback.print_exception(error)
+    if jax.distributed.is_initialized() and status not in (0, RESTART):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)

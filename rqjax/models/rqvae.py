@@ -45,8 +45,8 @@ class RQVAEConfig:
             depth=self.depth,
             latent_shape=(latent, latent, self.embed_dim),
             code_shape=tuple(self.code_shape),
-            decay=tuple(self.decay),
-            restart_threshold=self.restart_threshold,
+            decay=tuple(float(decay) for decay in self.decay),
+            restart_threshold=float(self.restart_threshold),
             update_once_per_step=self.update_once_per_step,
             restart_warning=self.restart_warning,
         )

@@ -194,7 +194,16 @@ def rqvae_to_torch(model: RQVAE) -> dict[str, np.ndarray]:
     return {key: tensors[key] for key in official_order(model)}
 
 
+def official_shapes(model: RQVAE) -> dict[str, tuple[int, ...]]:
+    """The official state dict's keys and shapes for a model or its shapes; what `convert` expects to find."""
+    shapes = {entry.key: entry.shape for entry in [*entries(model), *_book_entries(model)]}
+    return {key: shapes[key] for key in sorted(shapes, key=_rank)}
+
+
 def official_order(model: RQVAE) -> list[str]:
-    """The keys of the official state dict in the order in which its modules are made; `model` may hold shapes."""
-    keys = [entry.key for entry in [*entries(model), *_book_entries(model)]]
-    return sorted(keys, key=lambda key: [int(word) if word.isdigit() else ORDER.index(word) for word in key.split(".")])
+    """The keys of the official state dict in the order in which its modules are made."""
+    return list(official_shapes(model))
+
+
+def _rank(key: str) -> list[int]:
+    return [int(word) if word.isdigit() else ORDER.index(word) for word in key.split(".")]

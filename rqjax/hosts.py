@@ -23,28 +23,33 @@ from jax.experimental import multihost_utils
 
 from rqjax.errors import InputError
 
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT at which process 0 of a run of several waits.")
-PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is: 0, 1, ...")
-
 RESTART = 75
 """The exit status that asks the launcher to run the same command again (EX_TEMPFAIL of sysexits.h)."""
 
 _HEARTBEAT = 60
 """Seconds of silence after which a process counts as dead, and all others end: a pod cannot go on without it."""
 
+_FLAGS = ("coordinator", "processes", "process_id")
 _VARIABLES = ("RQJAX_COORDINATOR", "RQJAX_PROCESSES", "RQJAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-def join() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds --coordinator, --processes and --process_id to a program's flags."""
+    flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 of several waits.", flag_values=values)
+    flags.DEFINE_integer("processes", None, "How many processes the run has.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is: 0, 1, ...", flag_values=values)
+
+
+def join(values: flags.FlagValues | None = None) -> None:
     """Makes this process one of the run's, if the run has several; to be called before JAX touches a device.
 
-    Raises InputError for a description that is incomplete or contradicts itself, or if the others cannot be reached.
+    `values` are the parsed flags of a program that called define_flags. Raises InputError for a description that is
+    incomplete or contradicts itself, or if the others cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
-    given = (COORDINATOR.value, PROCESSES.value, PROCESS_ID.value) if flags.FLAGS.is_parsed() else (None,) * 3
+    given = (None,) * 3 if values is None else tuple(values[name].value for name in _FLAGS)
     # JAX puts "tpu" in front when it is imported on a machine that has TPU chips
     platforms = jax.config.jax_platforms or ""  # pyrefly: ignore[missing-attribute]
     settings = meeting(given, os.environ, on_tpu=platforms.startswith("tpu"))
@@ -66,7 +71,7 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
     `given` are the values of the three flags. Raises InputError for descriptions that cannot be meant.
     """
     if any(value is not None for value in given):
-        return _named(("--coordinator", "--processes", "--process_id"), given)
+        return _named(tuple(f"--{name}" for name in _FLAGS), given)
     named = tuple(environ.get(name) for name in _VARIABLES)
     if any(value is not None for value in named):
         return _named(_VARIABLES, named)

@@ -122,8 +122,10 @@ def test_leaving_alone_is_an_ordinary_exit(capsys):
 def program(mode: str, folder: pathlib.Path) -> None:
     from absl import flags
 
-    flags.FLAGS([sys.argv[0], *sys.argv[3:]])
-    hosts.join()
+    values = flags.FlagValues()
+    hosts.define_flags(values)
+    values([sys.argv[0], *sys.argv[3:]])
+    hosts.join(values)
     import jax
 
     me, others = jax.process_index(), jax.process_count()

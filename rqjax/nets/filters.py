@@ -1,4 +1,4 @@
-"""Logits to tokens: temperature, top-k, top-p, and the draw; all three are arrays, so changing them compiles nothing."""
+"""Logits to tokens: temperature, top-k, top-p and the draw; settings are arrays, so changing them compiles nothing."""
 
 import jax
 import jax.numpy as jnp

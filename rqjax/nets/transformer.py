@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rqjax.mesh import constrain
+from rqjax.mesh import constrain, name_of
 
 NORMAL = nnx.initializers.normal(0.02)
 """Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
@@ -58,6 +58,18 @@ def attention(
     weights = jax.nn.softmax(jnp.where(mask[:, None], logits, LOWEST), axis=-1)
     weights = dropout(key, weights, rate).astype(values.dtype)
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
+
+
+def in_compute_dtype(module: Any, dtype: Any) -> Any:
+    """A copy of a module with its matrices and biases in `dtype` but its norms in float32.
+
+    It computes the same numbers: a loop over tokens need not convert them each time.
+    """
+
+    def convert(path: tuple[Any, ...], x: Array) -> Array:
+        return x if "norm" in name_of(path) else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(convert, module)
 
 
 class Block(nnx.Module):
@@ -140,16 +152,10 @@ class Stack(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ):
+        rates = {"dropout": dropout, "attention_dropout": attention_dropout}
+
         def make(key: Array) -> Block:
-            return Block(
-                dim=dim,
-                heads=heads,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                sigmoid_gelu=sigmoid_gelu,
-                dtype=dtype,
-                rngs=nnx.Rngs(key),
-            )
+            return Block(dim=dim, heads=heads, sigmoid_gelu=sigmoid_gelu, dtype=dtype, rngs=nnx.Rngs(key), **rates)
 
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
         self.layers = layers
@@ -181,13 +187,17 @@ class Stack(nnx.Module):
         return jax.lax.scan(step, constrain(x.astype(self.dtype), "data", None, None), (self.blocks, keys))[0]
 
     def unstack(self) -> tuple[Block, ...]:
-        """The layers one by one, to slice once before a decoding loop: a scan would copy the weights at every token."""
-        return tuple(jax.tree.map(lambda x, i=i: x[i], self.blocks) for i in range(self.layers))
+        """The layers one by one, to slice once before a decoding loop: a scan would copy the weights at every token.
+
+        Their matrices are in the compute dtype already.
+        """
+        blocks = in_compute_dtype(self.blocks, self.dtype)
+        return tuple(jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(self.layers))
 
     def init_caches(self, batch: int, length: int) -> tuple[Cache, ...]:
         """Empty caches for `length` positions, one per layer."""
         layers, _, heads, size = self.blocks.query.kernel.shape
-        empty = jnp.zeros((batch, length, heads, size), self.dtype)
+        empty = constrain(jnp.zeros((batch, length, heads, size), self.dtype), "data", None, "model", None)
         return tuple(Cache(empty, empty) for _ in range(layers))
 
 

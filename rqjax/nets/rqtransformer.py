@@ -1,0 +1,155 @@
+"""The network of the RQ-Transformer: a body over positions, a head over the depths of one position."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from rqjax.nets.transformer import LOWEST, NORMAL, Stack, dense, dropout, layer_norm
+
+
+class Classifier(nnx.Module):
+    """LayerNorm, then one linear layer for all depths, or one for each; codes that a depth does not have are masked."""
+
+    def __init__(self, dim: int, vocab: tuple[int, ...], shared: bool, dtype: Any, rngs: nnx.Rngs):
+        size = max(vocab)
+        depths = () if shared else (len(vocab),)
+        self.layer_norm = layer_norm(dim, rngs)
+        self.kernel = nnx.Param(NORMAL(rngs.params(), (*depths, dim, size)))
+        self.bias = nnx.Param(jnp.zeros((*depths, size)))
+        self.vocab = vocab
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*grid depth dim"]) -> Float[Array, "*grid depth vocab"]:
+        """Float32 logits of all depths."""
+        x = self.layer_norm(x).astype(self.dtype)
+        form = "...i,io->...o" if self.kernel.ndim == 2 else "...di,dio->...do"
+        logits = jnp.einsum(form, x, self.kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.vocab)[:, None])
+
+    def at(self, x: Float[Array, "b dim"], depth: int) -> Float[Array, "b vocab"]:
+        """Float32 logits of one depth."""
+        pick = (lambda parameter: parameter) if self.kernel.ndim == 2 else (lambda parameter: parameter[depth])
+        x, kernel = self.layer_norm(x).astype(self.dtype), pick(self.kernel[...]).astype(self.dtype)
+        logits = jnp.einsum("bi,io->bo", x, kernel, preferred_element_type=jnp.float32)
+        return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), self.vocab[depth])
+
+    def _mask(self, logits: Array, size: Any) -> Array:
+        if min(self.vocab) == max(self.vocab):
+            return logits
+        return jnp.where(jnp.arange(logits.shape[-1]) < size, logits, LOWEST)
+
+
+class RQTransformerNetwork(nnx.Module):
+    """Embeddings, the two stacks and the classifiers; names of the arrays follow the official release.
+
+    `vectors` are the tokenizer's code vectors of `codes`. They are used where `input_emb_vqvae` (body) or
+    `head_emb_vqvae` (head) say so, through a linear layer; else the network has its own embeddings of the codes.
+    """
+
+    def __init__(
+        self,
+        *,
+        positions: int,
+        vocab: tuple[int, ...],
+        dim: int,
+        input_dim: int,
+        conditions: int,
+        condition_length: int,
+        input_emb_vqvae: bool,
+        head_emb_vqvae: bool,
+        cumsum_depth_ctx: bool,
+        shared_tok_emb: bool,
+        shared_cls_emb: bool,
+        embedding_dropout: float,
+        body: Any,
+        head: Any,
+        dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (condition_length, dim)))
+        self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (positions, dim)))
+        self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (len(vocab), dim)))
+        self.cond_emb = nnx.Embed(conditions, dim, embedding_init=NORMAL, rngs=rngs)
+        if not (input_emb_vqvae and head_emb_vqvae):
+            rows = max(vocab) if shared_tok_emb else sum(vocab)
+            self.tok_emb = nnx.Embed(rows, dim, embedding_init=NORMAL, rngs=rngs)
+        if input_emb_vqvae:
+            self.input_mlp = dense(input_dim, dim, dtype, rngs)
+        if head_emb_vqvae:
+            self.head_mlp = dense(input_dim, dim, dtype, rngs)
+        self.body = Stack(dim=dim, dtype=dtype, rngs=rngs, **body)
+        self.head = Stack(dim=dim, dtype=dtype, rngs=rngs, **head)
+        self.classifier = Classifier(dim, vocab, shared_cls_emb, dtype, rngs)
+        if condition_length > 1:
+            self.cond_classifier = Classifier(dim, (conditions,), True, dtype, rngs)
+        self.input_emb_vqvae = input_emb_vqvae
+        self.head_emb_vqvae = head_emb_vqvae
+        self.cumsum_depth_ctx = cumsum_depth_ctx
+        self.offsets = tuple(0 if shared_tok_emb else sum(vocab[:d]) for d in range(len(vocab)))
+        self.embedding_dropout = embedding_dropout
+
+    def tokens(
+        self, codes: Int[Array, "b n depth"], vectors: Float[Array, "b n depth input_dim"]
+    ) -> Float[Array, "b n dim"]:
+        """What the body reads of each position, before its place is added: the sum over depths of embedded codes.
+
+        The layer's bias counts once per depth, as in the reference, which applies it before the sum.
+        """
+        if not self.input_emb_vqvae:
+            return jnp.sum(self._own(codes), axis=-2)
+        layer: Any = self.input_mlp
+        extra = (codes.shape[-1] - 1) * layer.bias[...].astype(jnp.float32)
+        return layer(jnp.sum(vectors, axis=-2)).astype(jnp.float32) + extra
+
+    def context(
+        self, codes: Int[Array, "b n d"], vectors: Float[Array, "b n d input_dim"]
+    ) -> Float[Array, "b n d dim"]:
+        """What the head reads at depths 1, 2, ..., d, before the place is added: the codes so far, or just the last."""
+        embedded = vectors if self.head_emb_vqvae else self._own(codes)
+        embedded = jnp.cumsum(embedded, axis=-2) if self.cumsum_depth_ctx else embedded
+        return self.head_mlp(embedded).astype(jnp.float32) if self.head_emb_vqvae else embedded
+
+    def _own(self, codes: Array) -> Array:
+        return self.tok_emb(codes + jnp.array(self.offsets[: codes.shape[-1]], codes.dtype))
+
+    def prefix(
+        self,
+        conditions: Int[Array, "b length"],
+        codes: Int[Array, "b n depth"],
+        vectors: Float[Array, "b n depth input_dim"],
+    ) -> Float[Array, "b length+n dim"]:
+        """The body's input: the conditions, then the first `n` positions."""
+        first = self.cond_emb(conditions) + self.pos_emb_cond[...]
+        return jnp.concatenate([first, self.tokens(codes, vectors) + self.pos_emb_hw[: codes.shape[1]]], axis=1)
+
+    def hidden(
+        self,
+        conditions: Int[Array, "b length"],
+        codes: Int[Array, "b n depth"],
+        vectors: Float[Array, "b n depth input_dim"],
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b length-1 dim"], Float[Array, "b n dim"]]:
+        """The body's outputs (paper's eq. 12): those that predict conditions, and those that predict each position."""
+        k1, k2 = (None, None) if key is None else jax.random.split(key)
+        x = self.prefix(conditions, codes[:, :-1], vectors[:, :-1])
+        x = self.body(dropout(k1, x, self.embedding_dropout), k2)
+        last = conditions.shape[1] - 1
+        return x[:, :last], x[:, last:]
+
+    def depths(
+        self,
+        spatial: Float[Array, "b n dim"],
+        codes: Int[Array, "b n depth"],
+        vectors: Float[Array, "b n depth input_dim"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b n depth dim"]:
+        """The head's outputs: at each depth of each position, from the body's output there and the codes before it."""
+        first = spatial.astype(jnp.float32)[:, :, None]
+        rest = self.context(codes[..., :-1], vectors[..., :-1, :])
+        x = jnp.concatenate([first, rest], axis=2) + self.pos_emb_d[...]
+        x = self.head(rearrange(x, "b n d c -> (b n) d c"), key)
+        return rearrange(x, "(b n) d c -> b n d c", b=codes.shape[0])

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from rqjax.errors import InputError
 from rqjax.log import read_metrics
 
-RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.")
-OUT = flags.DEFINE_string("out", "report.html", "The page.")
+FLAGS = flags.FlagValues()
+RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.", flag_values=FLAGS)
+OUT = flags.DEFINE_string("out", "report.html", "The page.", flag_values=FLAGS)
 
 STYLE = """
 :root { color-scheme: light dark; }

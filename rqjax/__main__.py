@@ -1,0 +1,80 @@
+"""The console script: `rqjax VERB --flag ...`."""
+
+import importlib
+import logging as python_logging
+import os
+import sys
+from typing import NoReturn
+
+from absl import flags, logging
+from ml_collections.config_flags import config_flags
+
+VERBS = {
+    "quickstart": "both stages on the embedded images, from nothing to a report",
+    "train": "train one stage",
+    "sample": "new images from a prior",
+    "reconstruct": "images through a tokenizer and back",
+}
+
+
+def main() -> None:
+    """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+        print("usage: rqjax VERB [--flag=value ...]      rqjax VERB --help lists its flags\n")
+        print("\n".join(f"  {verb:<12} {what}" for verb, what in VERBS.items()))
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    verb = sys.argv[1]
+    if verb not in VERBS:
+        _refuse(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
+    _quieten()
+    from rqjax.errors import InputError
+
+    try:
+        program = importlib.import_module(f"rqjax.{verb}")
+        if {"--help", "-h"} & set(sys.argv):
+            print(program.__doc__, program.FLAGS.get_help(), sep="\n")
+        else:
+            program.main(_parse(verb, program.FLAGS, sys.argv[2:]))
+    except InputError as error:
+        _refuse(str(error))
+
+
+def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
+    """Parses a program's own flags; every error becomes one line."""
+    flags.FLAGS.mark_as_parsed()  # libraries ask absl's global flags, which no program here uses
+    values.unparse_flags()
+    try:
+        rest = values([verb, *words])
+    except (flags.Error, KeyError, ValueError, TypeError) as error:
+        _refuse(f"{verb}: {str(error).strip(chr(39) + chr(34)).splitlines()[0]}")
+    for name in values:
+        if isinstance(values[name].value, config_flags._ErrorConfig):
+            _refuse(f"{verb}: --{name}: {_cause(values[name].value)}")
+    if len(rest) > 1:
+        _refuse(f"{verb}: unexpected words {rest[1:]}: every input is a --flag")
+    return rest
+
+
+def _cause(broken: object) -> str:
+    """The last line of what went wrong while a configuration file was read."""
+    try:
+        broken.steps  # noqa: B018  # pyrefly: ignore  (any attribute raises the stored error)
+    except Exception as error:  # the configuration file is the user's code: it may raise anything
+        lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
+        return lines[-1] if lines else str(error).splitlines()[0]
+    return "cannot be read"
+
+
+def _quieten() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.ERROR)
+    python_logging.getLogger("jax").setLevel(python_logging.ERROR)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"rqjax: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""A run directory as something to use: its configuration and its trained model."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from rqjax import checkpoint
+from rqjax.config import Config, from_dict
+from rqjax.errors import InputError
+from rqjax.stages.predict import PredictConfig
+
+TOKENIZER = "tokenizer"
+"""Where a prior's run directory keeps the frozen tokenizer it was trained on, as a run directory of its own."""
+
+
+def load_config(path: str | pathlib.Path) -> Config:
+    """The configuration that made the newest checkpoint of a run directory."""
+    config = from_dict(checkpoint.read_config(path))
+    if not isinstance(config, Config):
+        raise InputError(f"{path} holds a {type(config).__name__}: expected a run directory that `rqjax train` wrote")
+    return config
+
+
+def load_model(path: str | pathlib.Path, *, ema: bool = True) -> tuple[Config, Any]:
+    """The configuration and the model of a run directory; its averaged weights where `ema` and the run kept them."""
+    config = load_config(path)
+    abstract = jax.eval_shape(config.stage.model.init, jax.random.key(0))
+    item = "ema" if ema and checkpoint.has_item(path, "ema") else "model"
+    return config, checkpoint.restore_item(path, item, abstract)
+
+
+def load_tokenizer(path: str | pathlib.Path) -> tuple[Config, Any]:
+    """The tokenizer of a run directory, be it the tokenizer's own or that of a prior, which keeps a copy."""
+    if isinstance(load_config(path).stage, PredictConfig):
+        return load_model(pathlib.Path(path) / TOKENIZER)
+    return load_model(path)

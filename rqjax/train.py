@@ -1,0 +1,126 @@
+"""Trains one stage: `rqjax train --config configs/quickstart.py:rqvae --workdir runs/a --config.steps=400`."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import config_flags
+
+from rqjax import checkpoint, data, mesh
+from rqjax.config import CADENCE, Config, differences, to_dict
+from rqjax.errors import InputError
+from rqjax.log import Log
+from rqjax.runs import TOKENIZER, load_model
+from rqjax.stages.stage import Stage
+
+FLAGS = flags.FlagValues()
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="A file of configs/, as in configs/quickstart.py:rqvae.", flag_values=FLAGS
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, metrics and pictures go; an old one is resumed.", flag_values=FLAGS
+)
+
+
+def main(_: Sequence[str]) -> None:
+    """Trains what the flags describe."""
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise InputError("train needs --config FILE[:VARIANT] and --workdir DIR")
+    train(CONFIG.value, pathlib.Path(WORKDIR.value))
+
+
+def train(config: Config, workdir: pathlib.Path) -> Any:
+    """The state after `config.steps` steps, from the newest checkpoint in `workdir` or from the beginning.
+
+    Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
+    """
+    # The run: its configuration is checked, and agrees with what the directory already holds.
+    config.check()
+    _claim(workdir, config)
+    devices = mesh.make_mesh(config.model_parallel)
+    stage = config.stage.build(config.steps)
+    key = jax.random.key(config.seed)
+    with jax.set_mesh(devices):
+        # The state: its shapes, its placement, then its values, from disk if there are any.
+        abstract = jax.eval_shape(stage.init, key)
+        sharding = mesh.shard_state(abstract, devices)
+        saves = checkpoint.Checkpoints(workdir, every=config.save_every, keep=config.keep)
+        start = saves.latest() or 0
+        frozen = jax.device_put(_frozen(stage, config, workdir), NamedSharding(devices, P()))
+        if start:
+            state = saves.restore(mesh.with_sharding(abstract, sharding))
+        else:
+            state = jax.jit(stage.init, out_shardings=sharding)(key)
+
+        # The step: one jitted function, its input state donated to its output.
+        rows = NamedSharding(devices, P("data"))
+        step_fn = jax.jit(
+            stage.train_step,
+            in_shardings=(sharding, None, rows, None),
+            out_shardings=(sharding, NamedSharding(devices, P())),
+            donate_argnums=0,
+        )
+
+        # The loop. Nothing in it waits for the devices but the lines of the log.
+        log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
+        log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
+        with data.batches(config.data, devices, start) as batches:
+            for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+                state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(key, step))
+                if step % config.log_every == 0 or step == config.steps:
+                    log.scalars(step, metrics)
+                if step % config.preview_every == 0:
+                    log.images(step, stage.preview(state, frozen, batch, jax.random.fold_in(key, step)))
+                saves.save(step, state, to_dict(config), force=step == config.steps)
+            for name, reason in batches.corrupt.items():
+                log.say(f"skipped {name}: {reason}")
+        saves.close()
+        log.close()
+    return state
+
+
+def _claim(workdir: pathlib.Path, config: Config) -> None:
+    """Makes `workdir` this run's, or raises InputError if it belongs to another configuration."""
+    path = workdir / "config.json"
+    ours = to_dict(config)
+    if path.is_file():
+        try:
+            theirs = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
+        changed = differences(theirs, ours)
+        if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in CADENCE]:
+            more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+            raise InputError(
+                f"{workdir} belongs to another configuration: {'; '.join(wrong[:3])}{more}:"
+                " choose another --workdir, or pass the configuration it was made with"
+            )
+        if "steps" in changed:
+            old, new = changed["steps"]
+            print(f"{workdir}: {old} steps became {new}; schedules now end there")
+    workdir.mkdir(parents=True, exist_ok=True)
+    fresh = workdir / f".config.json.{jax.process_index()}"
+    fresh.write_text(json.dumps(ours, indent=1))
+    fresh.replace(path)
+
+
+def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:
+    """What the stage reads and never trains. A prior keeps its tokenizer, so that its directory is enough to sample."""
+    if not hasattr(config.stage, "tokenizer"):
+        return stage.load_frozen()
+    kept = workdir / TOKENIZER
+    if checkpoint.exists(kept):
+        return {"tokenizer": load_model(kept)[1]}
+    frozen = stage.load_frozen()
+    checkpoint.copy_model(config.stage.tokenizer_path, kept, frozen["tokenizer"])
+    return frozen
+
+
+def _size(abstract: Any) -> str:
+    trained = sum(x.size for x in jax.tree.leaves(abstract.model))
+    return f"{type(abstract.model).__name__} of {trained / 1e6:.2f}M parameters on {jax.device_count()} devices"

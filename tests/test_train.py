@@ -1,0 +1,108 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs.tiny import get_config
+from rqjax import runs
+from rqjax.arrays import to_arrays
+from rqjax.checkpoint import latest_step
+from rqjax.errors import InputError
+from rqjax.log import read_metrics
+from rqjax.train import train
+
+HERE = pathlib.Path(__file__).parent
+
+
+def equal(a, b):
+    a, b = to_arrays(a), to_arrays(b)
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train(get_config("rqvae"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("variant", ["rqvae", "rqtransformer"])
+def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
+    def config(steps):
+        config = get_config(variant)
+        config.steps = steps
+        if variant == "rqtransformer":
+            config.stage.tokenizer_path = str(tokenizer)
+        return config
+
+    straight = train(config(6), tmp_path / "straight")
+    train(config(4), tmp_path / "halves")
+    resumed = train(config(6), tmp_path / "halves")
+    assert int(resumed.step) == 6
+    assert equal(straight, resumed)
+    a, b = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "halves")
+    assert [line["step"] for line in a] == [line["step"] for line in b] == [2, 4, 6]
+    assert [line["loss"] for line in a if "loss" in line] == [line["loss"] for line in b if "loss" in line]
+
+
+def test_a_prior_keeps_its_tokenizer(tokenizer, tmp_path):
+    config = get_config("rqtransformer")
+    config.stage.tokenizer_path = str(tokenizer)
+    train(config, tmp_path / "prior")
+    config.stage.tokenizer_path = str(tmp_path / "moved away")
+    config.steps += 2
+    train(config, tmp_path / "prior")
+    _, kept = runs.load_tokenizer(tmp_path / "prior")
+    _, original = runs.load_tokenizer(tokenizer)
+    assert equal(kept, original)
+    assert latest_step(tmp_path / "prior") == config.steps
+
+
+def test_another_configuration_is_refused_and_nothing_overwritten(tokenizer):
+    before = {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")}
+    config = get_config("rqvae")
+    config.stage.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match=r"stage.optimizer.learning_rate is 0.002 there and 0.5 here.*another --workdir"):
+        train(config, tokenizer)
+    assert {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")} == before
+
+
+def test_prior_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected the run directory of a trained tokenizer"):
+        train(get_config("rqtransformer"), tmp_path / "prior")
+
+
+def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
+    """kill -9 in mid-training, twice, then to the end; a process of its own, as a user would have it."""
+    steps = 60
+
+    def command(workdir):
+        flags = [f"--workdir={workdir}", f"--config.steps={steps}", "--config.save_every=5", "--config.log_every=5"]
+        return [sys.executable, "-m", "rqjax", "train", f"--config={HERE / 'configs' / 'tiny.py'}:rqvae", *flags]
+
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    for _ in range(2):
+        victim = subprocess.Popen(command(tmp_path / "killed"), env=environment, stdout=subprocess.DEVNULL)
+        before = len(read_metrics(tmp_path / "killed"))
+        while len(read_metrics(tmp_path / "killed")) < before + 3 and victim.poll() is None:
+            time.sleep(0.02)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    for name in ("killed", "straight"):
+        subprocess.run(command(tmp_path / name), env=environment, check=True, stdout=subprocess.DEVNULL)
+    killed, straight = (runs.load_model(tmp_path / name)[1] for name in ("killed", "straight"))
+    assert latest_step(tmp_path / "killed") == steps
+    assert equal(killed, straight)
+    assert [line["step"] for line in read_metrics(tmp_path / "killed")] == list(range(5, steps + 1, 5))
+
+
+def test_state_is_sharded_and_step_counts(tokenizer):
+    config, model = runs.load_model(tokenizer)
+    assert config.steps == latest_step(tokenizer)
+    assert len(jax.tree.leaves(model)) == len(to_arrays(model))

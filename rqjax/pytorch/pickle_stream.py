@@ -9,7 +9,7 @@ from rqjax.errors import InputError
 
 PICKLE_BYTES = 2**30
 """The most that one pickle may span; storages are not part of it."""
-OPERATIONS = 4_000_000
+OPERATIONS: int = 4_000_000
 """The most instructions a pickle may have: a hundred times those of a checkpoint of 800 tensors and its optimizer."""
 NUMBER_BITS = 2048
 """The longest integer: anything longer would not even print."""
@@ -31,7 +31,10 @@ class Window:
 
     def readline(self) -> bytes:
         end = self.mapped.find(b"\n", self.position, self.stop)
-        return self.read((self.stop if end < 0 else end + 1) - self.position)
+        line = self.read((self.stop if end < 0 else end + 1) - self.position)
+        if b"\\" in line:  # only protocol 0 escapes text, and the parser would warn of escapes that do not exist
+            raise ValueError("a line of text contains a backslash")
+        return line
 
 
 def operations(window: Window) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from rqjax.errors import InputError
 from rqjax.pytorch.foreign import Constructor, Foreign, check_nesting, hashable
 from rqjax.pytorch.pickle_stream import Window, operations
 
-COPIED_BYTES = 2**30
+COPIED_BYTES: int = 2**30
 """The most that constructors may copy: the same string or list can be passed to them over and over."""
 
 LITERALS = frozenset(
@@ -164,10 +164,10 @@ class _Machine:
             self.stack.append(Foreign(target.module, target.name, arguments, keywords))
 
     def charge(self, values: tuple[Any, ...]) -> None:
-        """Counts what a constructor may copy; members of containers count a hundred bytes each."""
-        self.copied += 100 * len(values)
+        """Counts what a constructor may copy; members of containers count four hundred bytes each."""
+        self.copied += 400 * len(values)
         self.copied += sum(len(value) for value in values if isinstance(value, (str, bytes, bytearray)))
-        self.copied += 100 * sum(
+        self.copied += 400 * sum(
             len(value) for value in values if isinstance(value, (list, tuple, dict, set, frozenset))
         )
         if self.copied > COPIED_BYTES:

@@ -29,6 +29,7 @@ def write_archive(file: IO[bytes], value: Any) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         pickle = _Pickle(file, archive)
         pickle.add(value, "the checkpoint")
+        # no .format_version: it would promise that offsets can be computed, which holds for PyTorch's own writer alone
         pickle.write("byteorder", memoryview(sys.byteorder.encode()))
         pickle.write("version", memoryview(b"3\n"))
         pickle.write("data.pkl", memoryview(b"\x80\2" + bytes(pickle.code) + b"."))

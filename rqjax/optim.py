@@ -59,14 +59,9 @@ class OptimizerConfig:
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate as a function of the number of updates already made, for a run of `steps` updates.
 
-    Raises InputError if the warm-up leaves no step for a cosine.
+    A run no longer than its warm-up does not come to the rest. Raises InputError as OptimizerConfig.check does.
     """
     config.check()
-    if config.schedule != "constant" and steps <= config.warmup_steps:
-        raise InputError(
-            f"optimizer warmup_steps={config.warmup_steps} with schedule {config.schedule} "
-            f"in a run of {steps} steps: warm up for less"
-        )
     return warmup_then(config.schedule, config.learning_rate, config.min_learning_rate, config.warmup_steps, steps)
 
 

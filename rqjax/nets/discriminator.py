@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
+from rqjax.nets.init import torch_uniform
 
 GANS = ("hinge", "vanilla")
 
@@ -32,11 +33,6 @@ class BatchNorm(nnx.Module):
 
 def _conv(inputs: int, outputs: int, stride: int, bias: bool, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     """A 4x4 convolution; its kernel starts as N(0, 0.02), its bias as PyTorch's default."""
-
-    def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-        bound = (16 * inputs) ** -0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
     return nnx.Conv(
         inputs,
         outputs,
@@ -46,7 +42,7 @@ def _conv(inputs: int, outputs: int, stride: int, bias: bool, dtype: DTypeLike, 
         use_bias=bias,
         dtype=dtype,
         kernel_init=nnx.initializers.normal(0.02),
-        bias_init=uniform,
+        bias_init=torch_uniform(16 * inputs),
         rngs=rngs,
     )
 

@@ -73,7 +73,7 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     counts = [int(word) for word in sys.argv[1:]] or [12, 42]
     measure(2)  # the first program of a process pays for more than itself
-    table = Table("layers", "lower (s)", "compile (s)", "program (characters)", "seconds, to the first")
+    table = Table("layers", "lower (s)", "compile (s)", "program (characters)", "ratio")
     first = None
     for layers in counts:
         lower, compiled, size = measure(layers)

@@ -2,9 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from test_rqtransformer import CASES, load, make_codebooks, random_codes, small_config, strong, tokenizer_config
 
 from rqjax.errors import InputError
+from rqjax.mesh import make_mesh
 from rqjax.models import rqsampler
 from rqjax.models.rqsampler import SamplingOptions, generate
 
@@ -63,6 +65,18 @@ def test_a_row_does_not_depend_on_the_others(model, books):
     np.testing.assert_array_equal(many[:2], few)
     same = generate(model, books, jnp.array([3, 3, 3, 3]), KEY, options)
     assert not np.array_equal(same[0], same[1])
+
+
+def test_eight_devices_draw_what_one_does(model, books):
+    """Rows over "data", heads over "model"."""
+    labels = jnp.arange(8) % 5
+    expected = generate(model, books, labels, KEY, SamplingOptions(top_p=0.9))
+    mesh = make_mesh(model=2)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
+        everywhere = jax.device_put((model, books, KEY), NamedSharding(mesh, PartitionSpec()))
+        found = generate(*everywhere[:2], split, everywhere[2], SamplingOptions(top_p=0.9))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_new_options_compile_nothing(model, books):

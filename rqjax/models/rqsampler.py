@@ -98,7 +98,8 @@ def _check_codes(model: Any, codes: Any, batch: int) -> None:
 
 
 def _check_range(what: str, values: Any, size: int) -> None:
-    if isinstance(values, jax.core.Tracer) or not values.size:
+    # values inside jit, or spread over hosts, cannot be looked at
+    if isinstance(values, jax.core.Tracer) or not getattr(values, "is_fully_addressable", True) or not values.size:
         return
     values = np.asarray(values)
     outside = values[(values < 0) | (values >= size)]

@@ -18,7 +18,6 @@ from rqjax.pytorch import lpips
 from rqjax.stages.stage import Batch, Stage
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-RECONSTRUCTIONS = ("mse", "l1")
 PREVIEWS = 8
 
 
@@ -52,7 +51,7 @@ class AutoencodeConfig:
 
     def check(self) -> None:
         """Raises InputError for values that make no training."""
-        choices = {"reconstruction": RECONSTRUCTIONS, "lpips_dtype": DTYPES, "gan": GANS}
+        choices = {"reconstruction": ("mse", "l1"), "lpips_dtype": DTYPES, "gan": GANS}
         for name, known in (choices | {"codebook_updates_per_step": (1, 2)}).items():
             if (value := getattr(self, name)) not in known:
                 raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, known))}")
@@ -162,28 +161,25 @@ class _Autoencode:
         self, state: AutoencodeState, frozen: Any, image: Array, recon: Array, features: Array
     ) -> tuple[Array, dict[str, Array]]:
         """The gradient of all losses by the reconstruction, so that the network needs a single backward pass."""
-
-        def nll(recon: Array) -> tuple[Array, dict[str, Array]]:
-            return reconstruction_loss(self.config, frozen, image, recon)
-
-        (total, terms), d_nll = jax.value_and_grad(nll, has_aux=True)(recon)
+        c = self.config
+        nll = jax.value_and_grad(lambda x: reconstruction_loss(c, frozen, image, x), has_aux=True)
+        (total, terms), d_nll = nll(recon)
         terms = terms | {"loss_total": total}
         if state.discriminator is None:
             return d_nll, terms
 
         def adversarial() -> tuple[Array, Array, Array]:
-            groups, disc = self.config.disc_groups, state.discriminator
-            loss, d_adv = jax.value_and_grad(lambda recon: generator_loss(disc(recon, groups)))(recon)
+            loss, d_adv = jax.value_and_grad(lambda x: generator_loss(state.discriminator(x, c.disc_groups)))(recon)
             adaptive = adaptive_weight(state.model.network.decoder.conv_out, features, d_nll, d_adv)
-            weight = adaptive if self.config.adaptive else jnp.ones_like(adaptive)
+            weight = adaptive if c.adaptive else jnp.ones_like(adaptive)
             return loss, weight, d_adv
 
         def absent() -> tuple[Array, Array, Array]:
             return jnp.zeros(()), jnp.zeros(()), jnp.zeros_like(recon)
 
         loss, weight, d_adv = self.when_begun(state, adversarial, absent)
-        factor = weight * self.config.disc_weight
-        factor = jnp.minimum(factor, self.config.disc_weight_max) if self.config.disc_weight_max else factor
+        factor = weight * c.disc_weight
+        factor = jnp.minimum(factor, c.disc_weight_max) if c.disc_weight_max else factor
         return d_nll + factor * d_adv, terms | {"adversarial": loss, "lambda": weight}
 
     def when_begun(self, state: AutoencodeState, then: Callable[[], Any], before: Callable[[], Any]) -> Any:

@@ -63,6 +63,9 @@ def join(values: flags.FlagValues | None = None) -> None:
         raise InputError(
             f"cannot join the other processes at {where} ({reason}): start all of them within five minutes"
         ) from error
+    if jax.default_backend() == "cpu":
+        # the first alone finds its programs in the cache, and gives up after 30 s on others that still compile theirs
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, on_tpu: bool) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 
-from rqjax import checkpoint, data, mesh
+from rqjax import checkpoint, data, hosts, mesh
 from rqjax.config import CADENCE, Config, differences, to_dict
 from rqjax.errors import InputError
 from rqjax.log import Log
@@ -25,17 +25,26 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, metrics and pictures go; an old one is resumed.", flag_values=FLAGS
 )
+hosts.define_flags(FLAGS)
 
 
 def main(_: Sequence[str]) -> None:
-    """Trains what the flags describe."""
+    """Trains what the flags describe; a run cut short by SIGTERM saves and leaves with a status that asks for more."""
     if CONFIG.value is None or WORKDIR.value is None:
         raise InputError("train needs --config FILE[:VARIANT] and --workdir DIR")
-    train(CONFIG.value, pathlib.Path(WORKDIR.value))
+    hosts.join(FLAGS)
+    config = CONFIG.value
+    try:
+        state = train(config, pathlib.Path(WORKDIR.value))
+        hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
+    except Exception as error:
+        if jax.process_count() == 1 or isinstance(error, InputError):
+            raise
+        hosts.leave(1, error)
 
 
 def train(config: Config, workdir: pathlib.Path) -> Any:
-    """The state after `config.steps` steps, from the newest checkpoint in `workdir` or from the beginning.
+    """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
     """
@@ -55,7 +64,9 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
         if start:
             state = saves.restore(mesh.with_sharding(abstract, sharding))
         else:
-            state = jax.jit(stage.init, out_shardings=sharding)(key)
+            # runs once: on a CPU, compiling it well would take longer than running it
+            quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+            state = jax.jit(stage.init, out_shardings=sharding, compiler_options=quick)(key)
 
         # The step: one jitted function, its input state donated to its output.
         rows = NamedSharding(devices, P("data"))
@@ -69,14 +80,18 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
         # The loop. Nothing in it waits for the devices but the lines of the log.
         log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
-        with data.batches(config.data, devices, start) as batches:
+        with data.batches(config.data, devices, start) as batches, hosts.PreemptionNotice() as notice:
             for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
                 state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(key, step))
                 if step % config.log_every == 0 or step == config.steps:
                     log.scalars(step, metrics)
                 if step % config.preview_every == 0:
                     log.images(step, stage.preview(state, frozen, batch, jax.random.fold_in(key, step)))
-                saves.save(step, state, to_dict(config), force=step == config.steps)
+                leaving = notice.reached(step)
+                saves.save(step, state, to_dict(config), force=leaving or step == config.steps)
+                if leaving:
+                    log.say(f"{workdir}: told to leave, saved step {step}")
+                    break
             for name, reason in batches.corrupt.items():
                 log.say(f"skipped {name}: {reason}")
         saves.close()
@@ -103,10 +118,11 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         if "steps" in changed:
             old, new = changed["steps"]
             print(f"{workdir}: {old} steps became {new}; schedules now end there")
-    workdir.mkdir(parents=True, exist_ok=True)
-    fresh = workdir / f".config.json.{jax.process_index()}"
-    fresh.write_text(json.dumps(ours, indent=1))
-    fresh.replace(path)
+    if hosts.primary():
+        workdir.mkdir(parents=True, exist_ok=True)
+        fresh = workdir / ".config.json.tmp"
+        fresh.write_text(json.dumps(ours, indent=1))
+        fresh.replace(path)
 
 
 def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:

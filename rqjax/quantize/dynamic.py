@@ -13,17 +13,30 @@ from jaxtyping import Array, Float, Int, Key
 from .codebook import Codebook, nearest, update
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """An image as codes of different grains, in the form that decoders take: every cell of the finest grid has one."""
+
+    codes: Any  # Int[b H W], repeated over the blocks of the coarser grains
+    grain: Any  # Int[b h w], 0 = coarse
+
+
 def gumbel_gate(
     logits: Float[Array, "b h w grains"], noise: Float[Array, "b h w grains"]
 ) -> tuple[Float[Array, "b h w grains"], Int[Array, "b h w"]]:
-    """A sampled choice of grain per region: one-hot forward, the softmax's gradient backward (temperature 1), and its
-    index.
+    """A sampled choice of grain per region, one-hot forward with the softmax's gradient backward, and its index.
 
     `noise` is Gumbel(0, 1), as from jax.random.gumbel. Equal values choose the coarser grain.
     """
     perturbed = logits + noise
-    grain = jnp.argmax(perturbed, axis=-1).astype(jnp.int32)
+    grain = first_best(perturbed)
     return straight_through(perturbed, grain), grain
+
+
+def first_best(logits: Float[Array, "b h w grains"]) -> Int[Array, "b h w"]:
+    """The grain of the highest logit; of equal ones the coarser."""
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
 
 def straight_through(logits: Float[Array, "b h w grains"], grain: Int[Array, "b h w"]) -> Float[Array, "b h w grains"]:
@@ -33,9 +46,7 @@ def straight_through(logits: Float[Array, "b h w grains"], grain: Int[Array, "b 
 
 
 def gate_scale(gate: Float[Array, "b h w grains"], size: int) -> Float[Array, "b size size 1"]:
-    """The factor on the merged map that carries the router's task gradient: 1 in value, repeated onto the finest
-    grid.
-    """
+    """The factor on the merged map that carries the router's gradient: 1 in value, on the finest grid."""
     return upsample(jnp.max(gate, axis=-1, keepdims=True), size)
 
 
@@ -129,9 +140,7 @@ def triple_budget(gate: Float[Array, "b h w 3"], median: float, fine: float, gam
 def commitment_loss(
     z: Float[Array, "b h w dim"], quantized: Float[Array, "b h w dim"], mask: Float[Array, "b h w"], beta: float
 ) -> Float[Array, ""]:
-    """beta |sg[q] - z|^2 + |q - sg[z]|^2, weighted by the mask and averaged over all elements, however large the mask
-    is.
-    """
+    """beta |sg[q] - z|^2 + |q - sg[z]|^2, weighted by the mask; the mean is over all elements, whatever the mask."""
     weight = mask[..., None]
     commit = jnp.mean(jnp.square(jax.lax.stop_gradient(quantized) - z) * weight)
     return beta * commit + jnp.mean(jnp.square(quantized - jax.lax.stop_gradient(z)) * weight)

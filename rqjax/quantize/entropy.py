@@ -14,19 +14,13 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 BINS: Mapping[str, tuple[float, float]] = {"0_1": (0.0, 1.0), "-1_1": (-1.0, 1.0)}
-"""Where the 32 brightness bins begin and end. The official threshold files, and the weights trained with them, mean
-"0_1".
-"""
+"""Where the 32 brightness bins begin and end; "0_1" is that of the official threshold files and weights."""
 LUMA = (0.2989, 0.5870, 0.1140)
 WIDTH = 0.01
 TINY = 1e-40
-"""Added to masses and probabilities by the definition: below float32's normal numbers, so it only ever appears as a
-logarithm here.
-"""
+"""Added to masses and probabilities by the definition; no normal float32, so only its logarithm appears here."""
 FLOOR = 2.947292990206026e-37
-"""The entropy of a patch whose pixels are far from every bin, 32 * TINY * |ln TINY|; it occurs as a threshold, so it
-must be exact.
-"""
+"""The entropy of a patch far from every bin, 32 * TINY * |ln TINY|; it occurs as a threshold, so it must be exact."""
 
 
 def patch_entropy(image: Float[Array, "b height width 3"], patch: int, bins: str) -> Float[Array, "b h w"]:

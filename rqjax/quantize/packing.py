@@ -88,9 +88,7 @@ def gather(packing: Packing, tokens: Int[Array, "n length"], fill: int) -> Int[A
 def scatter(
     packing: Packing, values: Float[Array, "rows row_length *dim"], length: int
 ) -> Float[Array, "n length *dim"]:
-    """What was computed in the slots, per sequence and token again: the inverse of gather; 0 beyond a sequence's
-    end.
-    """
+    """What was computed in the slots, per sequence and token again: the inverse of gather; 0 beyond the ends."""
     n = packing.row.shape[0]
     out = jnp.zeros((n, length, *values.shape[2:]), values.dtype)
     return out.at[packing.sequence, packing.index].set(values, mode="drop")

@@ -35,9 +35,7 @@ class SequenceLayout:
     position_sos: tuple[int, ...]
 
     def check(self) -> None:
-        """Raises ValueError if the grids do not double, or special ids collide with each other or with what they
-        mark.
-        """
+        """Raises ValueError if the grids do not double, or special ids collide with others or with what they mark."""
         if len(self.grids) not in (2, 3) or any(2 * a != b for a, b in itertools.pairwise(self.grids)):
             raise ValueError(f"grids {self.grids} do not double from grain to grain: give two or three, as in (16, 32)")
         if self.grids[0] < 1 or self.codebook_size < 1 or self.classes < 0:
@@ -84,9 +82,7 @@ def _check_ids(what: str, size: int, pad: int, eos: int, sos: int) -> None:
 
 
 def sequence_layout(grids: tuple[int, ...], codebook_size: int, classes: int, order: str) -> SequenceLayout:
-    """The layout whose special ids follow the ordinary ones: pad, eos, then one start token per class (or one in
-    all).
-    """
+    """The layout whose special ids follow the ordinary ones: pad, eos, then a start token per class (or one in all)."""
     cells = tuple(grid * grid for grid in grids)
     layout = SequenceLayout(
         grids=grids,
@@ -107,9 +103,7 @@ def sequence_layout(grids: tuple[int, ...], codebook_size: int, classes: int, or
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One grain of a batch of images: pairs, then eos at slot `length` - 1, then pads; capacity is its cells and
-    one.
-    """
+    """One grain of a batch of images: pairs, eos at slot `length` - 1, then pads; capacity is its cells and one."""
 
     content: Any  # Int[b capacity]
     position: Any  # Int[b capacity]
@@ -117,8 +111,7 @@ class Stream:
 
 
 def to_streams(codes: Int[Array, "b H W"], grain: Int[Array, "b h w"], layout: SequenceLayout) -> tuple[Stream, ...]:
-    """One stream per grain, coarse to fine, of maps in which a region of a grain repeats each of its codes over a
-    block.
+    """One stream per grain, coarse to fine, of maps in which a region repeats each of its codes over a block.
 
     `codes` is on the finest grid, `grain` on the coarsest (0 = coarse). A block's code is that of its top left cell.
     Raises ValueError for maps of another size than the layout's grids.
@@ -153,8 +146,7 @@ def _stream(codes: jax.Array, grain: jax.Array, g: int, layout: SequenceLayout) 
 def from_streams(
     streams: Sequence[Stream], layout: SequenceLayout
 ) -> tuple[Int[Array, "b H W"], Int[Array, "b h w"], Int[Array, "b H W"]]:
-    """The maps that the streams describe: codes on the finest grid, grains on the coarsest, and how many grains cover a
-    cell.
+    """The maps that streams describe: codes on the finest grid, grains on the coarsest, how many grains cover a cell.
 
     Each stream is read up to its first position eos. Of pairs with one position the last counts, and finer grains
     overwrite coarser ones, so a region's grain is the finest that wrote in it. A cell that nothing covers keeps code 0:
@@ -176,9 +168,7 @@ def from_streams(
 
 
 def _scatter(stream: Stream, grid: int, eos: int) -> tuple[jax.Array, jax.Array]:
-    """A stream's content on its own grid, and where it wrote. Scattering the slots with max makes the last of equals
-    win.
-    """
+    """A stream's content on its own grid, and where it wrote. A maximum over slots makes the last of equals win."""
     batch, slots = stream.position.shape
     before = jnp.cumsum(stream.position == eos, axis=-1) == 0
     target = jnp.where(before & (stream.position >= 0) & (stream.position < grid * grid), stream.position, grid * grid)
@@ -193,9 +183,7 @@ def _scatter(stream: Stream, grid: int, eos: int) -> tuple[jax.Array, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Whole sequences, one image a row: per grain a start token, the pairs and the end, without pads between the
-    grains.
-    """
+    """Whole sequences, one image a row: per grain a start token, the pairs and the end, without pads in between."""
 
     content: Any  # Int[b capacity]
     position: Any  # Int[b capacity]
@@ -204,8 +192,7 @@ class Tokens:
 
 
 def join(streams: Sequence[Stream], labels: Int[Array, "b"], layout: SequenceLayout) -> Tokens:
-    """The streams of each image one after the other, each led by the start token of its label (0 where there are no
-    classes).
+    """The streams of each image one after the other, each led by the start token of its label (0 without classes).
 
     The position of a token in the row is its index in its own image's sequence, whatever the batch. Pads follow the
     last token.

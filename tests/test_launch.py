@@ -1,4 +1,4 @@
-"""The launchers: what they would do, and what they do when machines are taken away by a stand-in for the cloud."""
+"""launch/tpu.sh: what it would do, and what it does when machines are taken away by a stand-in for the cloud."""
 
 import json
 import os
@@ -9,12 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from stand_in.launchers import ROOT, Cloud, check_out, wait_for
 
-ROOT = pathlib.Path(__file__).parent.parent
-STAND_IN = ROOT / "tests" / "stand_in"
 SEND = "-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4"
 MACHINE = ["--name", "rq", "--zone", "z", "--type", "v5litepod-16"]
 QUICK = ["--poll", "1", "--patience", "1"]
@@ -22,62 +20,7 @@ QUICK = ["--poll", "1", "--patience", "1"]
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The tree as it is, committed in a repository of its own: what is sent to workers is a commit."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for name in ("rqjax", "configs", "launch"):
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE", ".gitignore"):
-        shutil.copy(ROOT / name, folder)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false", "-C", str(folder)]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
-        subprocess.run([*git, *words], check=True)
-    return folder
-
-
-class Cloud:
-    """The stand-in, and the launcher run against it."""
-
-    def __init__(self, folder: pathlib.Path, checkout: pathlib.Path):
-        self.folder, self.checkout = folder, checkout
-        folder.mkdir()
-        self.environ = dict(os.environ, STAND_IN=str(folder), PATH=f"{STAND_IN}:{os.environ['PATH']}")
-        for name in [name for name in self.environ if name.startswith(("RQJAX_", "SLURM_", "CLOUDSDK_"))]:
-            del self.environ[name]
-        assert shutil.which("gcloud", path=self.environ["PATH"]) == str(STAND_IN / "gcloud")
-
-    def program(self, text: str) -> None:
-        """What rqjax is on the workers: a shell script that knows who it is by $RQJAX_PROCESS_ID."""
-        path = self.folder / "program"
-        path.write_text("#!/usr/bin/env bash\n" + text)
-        path.chmod(0o755)
-        self.environ["STAND_IN_RQJAX"] = str(path)
-
-    def events(self, *events: dict) -> None:
-        (self.folder / "events.json").write_text(json.dumps(events))
-
-    def start(self, *words: str) -> subprocess.Popen:
-        command = ["bash", str(self.checkout / "launch" / "tpu.sh"), *words]
-        return subprocess.Popen(
-            command, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        )
-
-    def run(self, *words: str, timeout: int = 60) -> tuple[int, str]:
-        process = self.start(*words)
-        out, _ = process.communicate(timeout=timeout)
-        return process.returncode, out
-
-    def calls(self) -> list[list[str]]:
-        path = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def verbs(self) -> list[str]:
-        """What was asked of the cloud, looks at its state left out."""
-        return [call[3] for call in self.calls() if call[3] != "describe"]
-
-    def gone(self) -> bool:
-        return not (self.folder / "machine.json").exists()
+    return check_out(tmp_path / "checkout")
 
 
 @pytest.fixture
@@ -223,14 +166,6 @@ def test_a_signal_to_the_launcher_deletes_the_machine(cloud):
     assert cloud.gone()
 
 
-def wait_for(path: pathlib.Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 STEPS = 200
 TRAIN = [
     "train",
@@ -277,64 +212,3 @@ def test_a_training_run_survives_what_happens_to_its_machines(cloud, tmp_path):
     found, expected = metrics(workdir), metrics(tmp_path / "straight")
     for step in range(1, STEPS + 1):
         assert found[step]["loss"] == pytest.approx(expected[step]["loss"], rel=1e-6), step
-
-
-# launch/local.sh with a stand-in for the installed rqjax, so that nothing is installed
-
-
-@pytest.fixture
-def local(checkout):
-    binaries = checkout / ".venv" / "bin"
-    binaries.mkdir(parents=True)
-    (binaries / "python").symlink_to(sys.executable)
-    stamp = (checkout / "constraints.txt").read_bytes() + (checkout / "pyproject.toml").read_bytes()
-    (checkout / ".venv" / "installed").write_bytes(stamp)
-
-    def start(program: str, *words: str, **environ: str) -> subprocess.Popen:
-        (binaries / "rqjax").write_text("#!/usr/bin/env bash\n" + program)
-        (binaries / "rqjax").chmod(0o755)
-        command = ["bash", str(checkout / "launch" / "local.sh"), *words]
-        return subprocess.Popen(
-            command, env=dict(os.environ, **environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    return start
-
-
-def test_local_processes_share_a_port_and_say_who_they_are(local):
-    program = 'echo "$RQJAX_PROCESS_ID/$RQJAX_PROCESSES on $JAX_NUM_CPU_DEVICES at $RQJAX_COORDINATOR: $*"'
-    process = local(program, "--processes", "2", "train", "--flag=a b", DEVICES="4")
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    lines = sorted(out.splitlines())
-    port = lines[0].split(":")[1]
-    assert port.isdigit()
-    assert lines == [f"[{me}] {me}/2 on 4 at localhost:{port}: train --flag=a b" for me in range(2)]
-
-
-def test_local_processes_restart_on_75_and_end_on_the_first_failure(local, tmp_path):
-    program = f"""cd {tmp_path}
-        echo x >> runs$RQJAX_PROCESS_ID
-        [ $(wc -l < runs$RQJAX_PROCESS_ID) != 1 ] || exit 75
-        [ $RQJAX_PROCESS_ID = 0 ] || exit 4
-        exec sleep 100
-        """
-    process = local(program, "--processes=2", "train")
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 4
-    assert out.count("restarting") == 1
-    assert {(tmp_path / f"runs{me}").read_text() for me in range(2)} == {"x\n" * 2}
-
-
-def test_local_processes_hear_a_sigterm_and_are_not_restarted_after_it(local, tmp_path):
-    program = f"""trap 'echo saved; exit 75' TERM
-        touch {tmp_path}/ready$RQJAX_PROCESS_ID
-        while true; do sleep 0.1; done
-        """
-    process = local(program, "--processes", "2", "train")
-    for me in range(2):
-        wait_for(tmp_path / f"ready{me}", process)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 75
-    assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]

@@ -46,7 +46,8 @@ def main(_: Sequence[str]) -> None:
 
 def reconstructions(tokenizer: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     """uint8 reconstructions by name: `depth 1` .. `depth D` for residual codes, else `decoded`."""
-    if not hasattr(tokenizer, "reconstruct_partial"):
+    if not hasattr(tokenizer, "partial_latents"):
         return {"decoded": np.asarray(jax.jit(lambda t, x: to_uint8(t.reconstruct(to_float(x))))(tokenizer, images))}
-    partial = jax.jit(lambda t, x, d: to_uint8(t.reconstruct_partial(to_float(x), d, "add")), static_argnums=2)
-    return {f"depth {d + 1}": np.asarray(partial(tokenizer, images, d)) for d in range(tokenizer.settings.depth)}
+    latents = jax.jit(lambda t, x: t.partial_latents(to_float(x)))(tokenizer, images)
+    decode = jax.jit(lambda t, z: to_uint8(t.network.image(z)))
+    return {f"depth {d + 1}": np.asarray(decode(tokenizer, z)) for d, z in enumerate(latents)}

@@ -8,8 +8,8 @@ import time
 import jax
 import numpy as np
 import pytest
-
 from configs.tiny import get_config
+
 from rqjax import runs
 from rqjax.arrays import to_arrays
 from rqjax.checkpoint import latest_step
@@ -68,7 +68,9 @@ def test_another_configuration_is_refused_and_nothing_overwritten(tokenizer):
     before = {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")}
     config = get_config("rqvae")
     config.stage.optimizer.learning_rate = 0.5
-    with pytest.raises(InputError, match=r"stage.optimizer.learning_rate is 0.002 there and 0.5 here.*another --workdir"):
+    with pytest.raises(
+        InputError, match=r"stage.optimizer.learning_rate is 0.002 there and 0.5 here.*another --workdir"
+    ):
         train(config, tokenizer)
     assert {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")} == before
 

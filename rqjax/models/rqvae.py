@@ -189,6 +189,10 @@ class RQVAE:
         """The image after a pass through its codes, not clamped."""
         return self.network.image(self.quantize(image).quantized)
 
+    def partial_latents(self, image: Float[Array, "b height width 3"]) -> Float[Array, "depth b h w dim"]:
+        """What the first 1, 2, ... codes of every position stand for, each a latent map for `network.image`."""
+        return jnp.stack([residual.unfold(partial, self.settings) for partial in self.quantize(image).partial])
+
     def reconstruct_partial(
         self, image: Float[Array, "b h w 3"], depth_index: int, mode: str
     ) -> Float[Array, "b h w 3"]:

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rqjax import mesh
+from rqjax import hub, mesh
 from rqjax.arrays import check_fit, from_arrays, to_arrays
 from rqjax.errors import InputError
 
@@ -62,7 +62,12 @@ class Checkpoints:
 
 
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """The configuration, as JSON, of the newest checkpoint in a run directory. Raises InputError if there is none."""
+    """The configuration, as JSON, of the newest checkpoint in a run directory. Raises InputError if there is none.
+
+    A folder that is a model by itself (rqjax.hub) serves here, and below, as a run directory with one checkpoint.
+    """
+    if _is_folder(workdir):
+        return hub.read_config(workdir)
     path = _newest(workdir) / "config" / "metadata"
     try:
         return json.loads(path.read_text())
@@ -72,22 +77,24 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def has_item(workdir: str | pathlib.Path, name: str) -> bool:
     """Whether the newest checkpoint of a run directory holds the state's field `name`."""
-    return (_newest(workdir) / name).is_dir()
+    return hub.has_item(workdir, name) if _is_folder(workdir) else (_newest(workdir) / name).is_dir()
 
 
 def restore_item(workdir: str | pathlib.Path, name: str, abstract: Any) -> Any:
     """One field of the newest state in a run directory, placed as `abstract` says, or whole on every device."""
+    if _is_folder(workdir):
+        return hub.restore_item(workdir, name, abstract)
     return _restore(_newest(workdir) / name, abstract)
 
 
 def exists(workdir: str | pathlib.Path) -> bool:
     """Whether a run directory holds a whole checkpoint."""
-    return bool(_steps(workdir))
+    return bool(_steps(workdir)) or hub.holds_model(workdir)
 
 
 def latest_step(workdir: str | pathlib.Path) -> int:
     """The step of the newest whole checkpoint in a run directory. Raises InputError if there is none."""
-    return int(_newest(workdir).name)
+    return 0 if _is_folder(workdir) else int(_newest(workdir).name)
 
 
 def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: Any) -> None:
@@ -100,6 +107,13 @@ def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: An
     saves = Checkpoints(target, every=1, keep=1)
     saves.save(latest_step(source), Copy(model), read_config(source), force=True)
     saves.close()
+    if licence := hub.read_licence(source):
+        (pathlib.Path(target) / hub.LICENCE).write_text(licence + "\n")
+
+
+def _is_folder(workdir: str | pathlib.Path) -> bool:
+    """Whether there is no checkpoint, but a model by itself."""
+    return not _steps(workdir) and hub.holds_model(workdir)
 
 
 def _items(state: Any) -> dict[str, dict[str, jax.Array]]:
@@ -110,7 +124,9 @@ def _items(state: Any) -> dict[str, dict[str, jax.Array]]:
 def _newest(workdir: str | pathlib.Path) -> pathlib.Path:
     steps = _steps(workdir)
     if not steps:
-        raise InputError(f"{workdir} holds no checkpoint: expected a run directory that `rqjax train` wrote")
+        raise InputError(
+            f"{workdir} holds no checkpoint: expected a run directory, of `rqjax train` or `rqjax convert`"
+        )
     return pathlib.Path(workdir).absolute() / FOLDER / str(max(steps))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rqjax.arrays import from_arrays, to_arrays
@@ -112,7 +111,7 @@ def rqtransformer_from_torch(state_dict: Mapping[str, Any], config: RQTransforme
         raise InputError(f"{OFFSETS} is {found}, the vocabularies say {like.network.offsets}: check vocab_size")
     tensors = {key: value for key, value in state_dict.items() if key != OFFSETS}
     arrays = import_arrays(_entries(shapes), tensors, to_arrays(like))
-    return from_arrays(like, {path: jnp.asarray(array, jnp.float32) for path, array in arrays.items()})
+    return from_arrays(like, {path: np.asarray(array, np.float32) for path, array in arrays.items()})
 
 
 def rqtransformer_to_torch(model: RQTransformer) -> dict[str, np.ndarray]:

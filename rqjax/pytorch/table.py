@@ -64,7 +64,10 @@ def import_arrays(
 
 
 def export_arrays(entries: Iterable[Entry], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The official tensors, in the order of `entries`, from our arrays: the inverse of import_arrays."""
+    """The official tensors, in the order of `entries`, from our arrays: the inverse of import_arrays.
+
+    They are views on our arrays, of which most are not contiguous: whoever writes them copies one at a time.
+    """
     state_dict = {}
     for entry in entries:
         ours = np.asarray(arrays[entry.path])
@@ -73,5 +76,5 @@ def export_arrays(entries: Iterable[Entry], arrays: Mapping[str, Any]) -> dict[s
             state_dict[entry.key] = ours.reshape(entry.shape)
         else:
             moved = tuple(entry.shape[axis] for axis in entry.axes)
-            state_dict[entry.key] = np.ascontiguousarray(ours.reshape(moved).transpose(np.argsort(entry.axes)))
+            state_dict[entry.key] = ours.reshape(moved).transpose(np.argsort(entry.axes))
     return state_dict

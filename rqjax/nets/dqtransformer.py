@@ -73,7 +73,7 @@ class DQTransformerNetwork(nnx.Module):
     ) -> Float[Array, "*batch dim"]:
         """What the position stack reads, before dropout."""
         embedded = self.content_emb(content) + self.places(position, grain)
-        return embedded + self.pos_emb[...][index] + self.grain_emb(grain)
+        return embedded + jnp.take(self.pos_emb[...], index, axis=0) + self.grain_emb(grain)
 
     def __call__(
         self,

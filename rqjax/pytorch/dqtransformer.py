@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rqjax.arrays import from_arrays, to_arrays
@@ -42,13 +41,13 @@ def dqtransformer_from_torch(state_dict: Mapping[str, Any], config: DQTransforme
     tensors = {key: value for key, value in (part or state_dict).items() if not key.endswith(f".{MASK}")}
     ours = to_arrays(like)
     arrays = ours | import_arrays(_entries(like), tensors, ours)
-    return from_arrays(like, {path: jnp.asarray(array, jnp.float32) for path, array in arrays.items()})
+    return from_arrays(like, {path: np.asarray(array, np.float32) for path, array in arrays.items()})
 
 
 def dqtransformer_to_torch(model: DQTransformer) -> dict[str, np.ndarray | Callable[[], np.ndarray]]:
     """The transformer part of an official checkpoint's state dict, in its order of keys.
 
-    Masks are one and the same function, which makes the array when a file is written.
+    Masks are one and the same function, which makes the array when `rqjax.pytorch.file.save` writes them, once for all.
     """
     size = model.network.pos_emb.shape[0]
     state_dict = export_arrays(_entries(model), to_arrays(model))

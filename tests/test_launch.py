@@ -194,15 +194,15 @@ def test_a_training_run_survives_what_happens_to_its_machines(cloud, tmp_path):
         each.environ |= {"STAND_IN_RQJAX": f"{sys.executable} -m rqjax", "JAX_NUM_CPU_DEVICES": "2"}
     cloud.events(
         {"after": rf"step +3\d/{STEPS} ", "do": "preempt"},
-        {"after": r"resumed at(.*\n){10}", "do": "terminate"},
+        {"after": r"resumed at([\s\S]*?\nstep ){5}", "do": "terminate"},
     )
     status, out = cloud.run(*MACHINE, *QUICK, f"--workdir={workdir}", "--", *TRAIN, timeout=500)
     assert status == 0, out[-4000:]
     assert out.count("rq is lost: restart 1") == 1, out[-4000:]
     assert out.count("restart 2") == 1, out[-4000:]
     first, second = (int(step) for step in re.findall(r"resumed at step (\d+)", out))
-    assert 20 <= first < first + 9 <= second < STEPS
-    assert first % 20 == 0, "from the last save that was due"
+    assert 0 < first < first + 5 <= second < STEPS
+    assert first == 1 or first % 20 == 0, "from the last save that was due and done"
     assert second == int(re.search(r"told to leave, saved step (\d+)", out)[1])
     assert cloud.verbs().count("create") == cloud.verbs().count("delete") == 2
     assert cloud.gone()

@@ -1,15 +1,22 @@
-"""Fashion-MNIST at 32x32 on two CPU cores, in minutes: the smallest run that shows everything.
+"""Fashion-MNIST at 32x32 on two CPU cores, in minutes: the smallest runs that show everything.
 
-Variants `rqvae`, `rqtransformer` (needs --config.stage.tokenizer_path) and `classifier` (the judge of the samples).
-Command: `rqjax quickstart --out runs/quickstart` trains all three; one alone:
+Variants: `rqvae` and `rqtransformer`, `dqvae` and `dqtransformer` (a prior needs --config.stage.tokenizer_path), and
+`classifier`, the judge of the samples. Commands, for three of them each:
+    rqjax quickstart --out runs/quickstart
+    rqjax quickstart --model dq --out runs/dq
+One alone:
     rqjax train --config configs/quickstart.py:rqvae --workdir runs/a
-An image becomes a 4x4 map of stacks of 4 codes out of 128.
+RQ: an image becomes a 4x4 map of stacks of 4 codes out of 128. DQ: of its 4x4 regions the 8 with the highest entropy
+get 4 codes out of 256, the others one: 40 codes.
 """
 
 from rqjax.config import Config
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.models.classifier import ClassifierConfig
+from rqjax.models.dqtransformer import DQTransformerConfig
+from rqjax.models.dqvae import DQVAEConfig
+from rqjax.models.routing import RoutingConfig
 from rqjax.models.rqtransformer import RQTransformerConfig
 from rqjax.models.rqvae import RQVAEConfig
 from rqjax.optim import OptimizerConfig
@@ -21,18 +28,21 @@ CLASSES = 10
 
 
 def get_config(variant: str = "rqvae") -> Config:
-    if variant == "rqvae":
-        return _rqvae()
-    if variant == "rqtransformer":
-        return _rqtransformer()
-    if variant == "classifier":
-        return _classifier()
-    raise InputError(f"variant {variant!r}: expected rqvae, rqtransformer or classifier")
+    makers = {
+        "rqvae": lambda: _tokenizer(rqvae()),
+        "rqtransformer": lambda: _prior(_rqtransformer(), rqvae()),
+        "dqvae": lambda: _tokenizer(dqvae()),
+        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae()),
+        "classifier": _classifier,
+    }
+    if variant not in makers:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(makers)}")
+    return makers[variant]()
 
 
-def _rqvae() -> Config:
+def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
     stage = AutoencodeConfig(
-        model=tokenizer(),
+        model=model,
         reconstruction="mse",
         perceptual_weight=0.0,
         vgg16_path="",
@@ -47,15 +57,33 @@ def _rqvae() -> Config:
         disc_ndf=32,
         disc_num_layers=2,
         disc_groups=1,
-        optimizer=adam(1e-3),
-        discriminator_optimizer=adam(1e-3),
+        optimizer=_adam(1e-3),
+        discriminator_optimizer=_adam(1e-3),
         ema_decay=0.0,
         codebook_updates_per_step=1,
     )
-    return Config(stage=stage, data=data(32), steps=500, log_every=25, preview_every=250, save_every=250)
+    return Config(stage=stage, data=_data(32), steps=500, log_every=25, preview_every=250, save_every=250)
 
 
-def tokenizer() -> RQVAEConfig:
+def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig) -> Config:
+    optimizer = OptimizerConfig(
+        name="adamw",
+        learning_rate=2e-3,
+        b1=0.9,
+        b2=0.95,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+        warmup_steps=20,
+        schedule="cosine",
+        min_learning_rate=0.0,
+    )
+    stage = PredictConfig(
+        model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.95
+    )
+    return Config(stage=stage, data=_data(64), steps=600, log_every=25, preview_every=300, save_every=300)
+
+
+def rqvae() -> RQVAEConfig:
     return RQVAEConfig(
         resolution=32,
         ch=16,
@@ -76,8 +104,8 @@ def tokenizer() -> RQVAEConfig:
     )
 
 
-def _rqtransformer() -> Config:
-    model = RQTransformerConfig(
+def _rqtransformer() -> RQTransformerConfig:
+    return RQTransformerConfig(
         code_shape=(4, 4),
         depth=4,
         vocab=(128,),
@@ -109,29 +137,76 @@ def _rqtransformer() -> Config:
         image_loss_weight=1.0,
         text_loss_weight=0.0,
     )
-    optimizer = OptimizerConfig(
-        name="adamw",
-        learning_rate=2e-3,
-        b1=0.9,
-        b2=0.95,
-        weight_decay=1e-4,
-        clip_norm=1.0,
-        warmup_steps=20,
-        schedule="cosine",
-        min_learning_rate=0.0,
+
+
+def dqvae() -> DQVAEConfig:
+    return DQVAEConfig(
+        resolution=32,
+        ch=16,
+        ch_mult=(1, 2, 4, 4),
+        num_res_blocks=1,
+        attn_resolutions=(),
+        decoder_ch=16,
+        decoder_ch_mult=(1, 2, 4),
+        decoder_num_res_blocks=1,
+        decoder_attn_resolutions=(),
+        position="fourier+learned",
+        window_size=2,
+        z_channels=32,
+        embed_dim=32,
+        codes=256,
+        decay=0.99,
+        restart_threshold=1.0,
+        commitment_weight=0.25,
+        grains=2,
+        routing=RoutingConfig(
+            router="entropy",
+            exact_ratio=True,
+            ratios=(0.5,),
+            budget_weight=0.0,
+            groups=0,
+            layers=1,
+            activation="silu",
+            entropy_bins="-1_1",
+            thresholds=(),
+        ),
+        dtype="float32",
+        remat=False,
     )
-    stage = PredictConfig(
-        model=model, tokenizer=tokenizer(), tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.95
+
+
+def _dqtransformer() -> DQTransformerConfig:
+    return DQTransformerConfig(
+        grids=(4, 8),
+        codebook_size=256,
+        classes=CLASSES,
+        order="region-first",
+        dim=128,
+        heads=4,
+        position_layers=2,
+        content_layers=4,
+        block_size=96,
+        embedding_dropout=0.0,
+        dropout=0.0,
+        attention_dropout=0.0,
+        dtype="float32",
+        remat=False,
+        pack=False,  # exact ratios make all sequences equally long
+        row_length=96,
+        rows_per_image=1.0,
+        pack_groups=1,
+        loss_chunk=96,
+        position_loss_weight=1.0,
+        content_loss_weight=1.0,
     )
-    return Config(stage=stage, data=data(64), steps=600, log_every=25, preview_every=300, save_every=300)
 
 
 def _classifier() -> Config:
-    stage = ClassifyConfig(model=ClassifierConfig(width=16, classes=CLASSES), optimizer=adam(2e-3))
-    return Config(stage=stage, data=data(128), steps=400, log_every=50, preview_every=400, save_every=400)
+    stage = ClassifyConfig(model=ClassifierConfig(width=24, classes=CLASSES), optimizer=_adam(4e-3))
+    return Config(stage=stage, data=_data(128), steps=500, log_every=50, preview_every=500, save_every=500)
 
 
-def adam(learning_rate: float) -> OptimizerConfig:
+def _adam(learning_rate: float) -> OptimizerConfig:
     return OptimizerConfig(
         name="adam",
         learning_rate=learning_rate,
@@ -145,5 +220,5 @@ def adam(learning_rate: float) -> OptimizerConfig:
     )
 
 
-def data(batch: int) -> DataConfig:
+def _data(batch: int) -> DataConfig:
     return DataConfig(name="fashion_mnist", resize=32, size=32, batch=batch, threads=2)

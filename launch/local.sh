@@ -4,6 +4,7 @@
 #   bash launch/local.sh --processes 2 train --config ...      the same as so many processes joined over localhost, each
 #                                                              with DEVICES (1) fake devices; status 75 restarts them
 #   bash launch/local.sh test [PYTEST ARGUMENTS]               formatting, types and tests
+#   bash launch/local.sh pod-test [PYTEST ARGUMENTS]           the slow proofs: processes, faults, launchers, large models
 # Needs Python >= 3.11 (PYTHON names another interpreter) and a package index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,7 +78,7 @@ case ${1:-} in
   --processes=*) processes=${1#*=} && shift ;;
   --processes) processes=${2:-?} && shift && shift ;;
 esac
-[ $# -gt 0 ] || { sed -n '2,7p' "$0" | cut -c3-; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,9p' "$0" | cut -c3-; exit 2; }
 install
 if [ -n "$processes" ]; then
   several "$@"
@@ -90,6 +91,10 @@ case $1 in
     .venv/bin/ruff check .
     .venv/bin/pyrefly check
     exec .venv/bin/python -m pytest -q -n 2 "$@"
+    ;;
+  pod-test)
+    shift
+    exec .venv/bin/python -m pytest -q -m slow "$@"
     ;;
   *) exec .venv/bin/rqjax "$@" ;;
 esac

@@ -9,11 +9,15 @@ from typing import NoReturn
 from absl import flags, logging
 from ml_collections.config_flags import config_flags
 
+from rqjax import hosts
+from rqjax.errors import InputError
+
 VERBS = {
     "quickstart": "both stages on the embedded images, from nothing to a report",
     "train": "train one stage",
     "sample": "new images from a prior",
     "reconstruct": "images through a tokenizer and back",
+    "convert": "models to and from PyTorch's files and safetensors",
 }
 
 
@@ -27,8 +31,6 @@ def main() -> None:
     if verb not in VERBS:
         _refuse(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
     _quieten()
-    from rqjax.errors import InputError
-
     try:
         program = importlib.import_module(f"rqjax.{verb}")
         if {"--help", "-h"} & set(sys.argv):
@@ -73,7 +75,7 @@ def _quieten() -> None:
 
 def _refuse(message: str) -> NoReturn:
     print(f"rqjax: {message}", file=sys.stderr)
-    sys.exit(2)
+    hosts.leave(2)
 
 
 if __name__ == "__main__":

@@ -217,6 +217,15 @@ class DQVAE:
         z = self.network.quant_conv(routed.merged)
         return dynamic.quantize(self.codebooks[0], z, routed.mask, self.commitment_weight), routed.grain
 
+    def reconstruct_as(
+        self, image: Float[Array, "b height width 3"], grain: Int[Array, "b h w"]
+    ) -> Float[Array, "b height width 3"]:
+        """The image after a pass through codes of the given grains, whatever the router would choose."""
+        self._check_size(image)
+        z = self.network.quant_conv(dynamic.merge_grains(self.network.encoder(image), grain))
+        mask = dynamic.codebook_mask(grain, len(self.grids))
+        return self.network.image(dynamic.quantize(self.codebooks[0], z, mask, self.commitment_weight).quantized)
+
     def encode(self, image: Float[Array, "b height width 3"]) -> Codes:
         """The codes and grains of an image."""
         found, grain = self.quantize(image)

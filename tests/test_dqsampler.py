@@ -228,3 +228,12 @@ def test_options_that_cannot_be_used_are_refused(dual, options, message):
 def test_labels_out_of_range_are_refused(dual, labels, message):
     with pytest.raises(InputError, match=message):
         generate(dual, labels, KEY, DQSamplingOptions())
+
+
+def test_the_method_runs_inside_a_program(dual):
+    """As the previews of a training step do; labels cannot be looked at there."""
+    labels, options = jnp.array([1, 2]), SamplingOptions(top_k=4)
+    found = jax.jit(lambda model, labels: model.generate(None, labels, KEY, options))(dual, labels)
+    expected = dual.generate(None, labels, KEY, options)
+    np.testing.assert_array_equal(found.codes, expected.codes)
+    np.testing.assert_array_equal(found.grain, expected.grain)

@@ -515,3 +515,12 @@ def test_a_tokenizer_of_other_codes_is_refused():
         small_config(grids=(2, 4), codebook_size=tokenizer.codes).check_tokenizer(tokenizer)
     with pytest.raises(InputError, match="the prior's codebook_size is 7 with special codes from there on"):
         small_config(grids=tokenizer.grids, codebook_size=7).check_tokenizer(tokenizer)
+
+
+def test_a_third_grain_survives_the_round_trip():
+    config = small_config(grids=(2, 4, 8), block_size=80)
+    model = jax.jit(config.init)(jax.random.key(0))
+    state_dict = dqtransformer_to_torch(model)
+    names = [f"transformer.content_{name}_pos_emb.weight" for name in ("coarse", "median", "fine")]
+    assert [state_dict[name].shape for name in names] == [(9, 16), (21, 16), (69, 16)]
+    jax.tree.map(np.testing.assert_array_equal, dqtransformer_from_torch(state_dict, config), model)

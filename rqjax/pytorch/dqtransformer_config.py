@@ -27,11 +27,13 @@ OPTIONS = {
     *("transformer_config", "permuter_config", "content_loss_weight", "position_loss_weight"),
     *("activate_sos_for_fine_sequence", *IGNORED),
 }
-SIZES = {
-    *("vocab_size", "coarse_position_size", "fine_position_size", "segment_size", "block_size"),
-    *("position_layer", "content_layer", "n_head", "n_embd"),
+OURS = {
+    **{"n_embd": "dim", "n_head": "heads", "position_layer": "position_layers", "content_layer": "content_layers"},
+    **{"block_size": "block_size", "embd_pdrop": "embedding_dropout", "resid_pdrop": "dropout"},
+    **{"attn_pdrop": "attention_dropout"},
 }
-RATES = {"embd_pdrop", "resid_pdrop", "attn_pdrop"}
+"""What we call the transformer's own options."""
+SIZES = {"vocab_size", "coarse_position_size", "fine_position_size", "segment_size"}
 PADS = {"content_pad_code", "coarse_position_pad_code", "fine_position_pad_code"}
 ENDS = {"content_eos_code", "coarse_position_eos_code", "fine_position_eos_code"}
 SEGMENTS = {"coarse_seg_sos": 0, "fine_seg_sos": 1}
@@ -55,7 +57,7 @@ def dqtransformer_config(model: Mapping[str, Any]) -> DQTransformerConfig:
     start = MODELS[ending(model, "model", MODELS)]
     params = mapping(model, "model", "params")
     _refuse_unknown(params, "model.params", OPTIONS | {start})
-    network = _part(params, "transformer_config", "StackGPT", SIZES | RATES | PADS | {"activate_pad_ignore"})
+    network = _part(params, "transformer_config", "StackGPT", {*OURS, *SIZES, *PADS, "activate_pad_ignore"})
     grids = _part(
         params,
         "permuter_config",
@@ -63,21 +65,12 @@ def dqtransformer_config(model: Mapping[str, Any]) -> DQTransformerConfig:
         {"coarse_hw", "fine_hw", "fine_position_order"} | PADS | ENDS,
     )
     starts = _part(params, start, PROVIDERS[start], STARTS[PROVIDERS[start]])
-    size = {name: required(network, "transformer_config", name) for name in SIZES}
-    rates = {name: required(network, "transformer_config", name) for name in RATES}
     config = DQTransformerConfig(
         grids=tuple(required(grids, "permuter_config", name) for name in ("coarse_hw", "fine_hw")),
         codebook_size=required(grids, "permuter_config", "content_pad_code"),
         classes=required(starts, start, "n_classes") if start == "class_cond_stage_config" else 0,
         order=grids.get("fine_position_order", "region-first"),
-        dim=size["n_embd"],
-        heads=size["n_head"],
-        position_layers=size["position_layer"],
-        content_layers=size["content_layer"],
-        block_size=size["block_size"],
-        embedding_dropout=rates["embd_pdrop"],
-        dropout=rates["resid_pdrop"],
-        attention_dropout=rates["attn_pdrop"],
+        **{ours: required(network, "transformer_config", name) for name, ours in OURS.items()},
         dtype="float32",
         remat=False,
         pack=False,

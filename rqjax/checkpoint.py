@@ -107,8 +107,7 @@ def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: An
     saves = Checkpoints(target, every=1, keep=1)
     saves.save(latest_step(source), Copy(model), read_config(source), force=True)
     saves.close()
-    if licence := hub.read_licence(source):
-        (pathlib.Path(target) / hub.LICENCE).write_text(licence + "\n")
+    hub.copy_licence(source, target)
 
 
 def _is_folder(workdir: str | pathlib.Path) -> bool:

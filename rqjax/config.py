@@ -8,6 +8,9 @@ from typing import Any
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.models.classifier import ClassifierConfig
+from rqjax.models.dqtransformer import DQTransformerConfig
+from rqjax.models.dqvae import DQVAEConfig
+from rqjax.models.routing import RoutingConfig
 from rqjax.models.rqtransformer import RQTransformerConfig
 from rqjax.models.rqvae import RQVAEConfig
 from rqjax.optim import OptimizerConfig
@@ -18,7 +21,10 @@ from rqjax.stages.predict import PredictConfig
 
 @dataclasses.dataclass(kw_only=True)
 class Config:
-    """One run of `rqjax train`: a stage, its data, and how long, where and how often."""
+    """One run of `rqjax train`: a stage, its data, and how long, where and how often.
+
+    A new run begins with the weights of the run directory or model folder `start_from`, if that is not empty.
+    """
 
     stage: Any  # AutoencodeConfig, PredictConfig or ClassifyConfig
     data: DataConfig
@@ -29,6 +35,7 @@ class Config:
     preview_every: int = 1000
     save_every: int = 1000
     keep: int = 3
+    start_from: str = ""
 
     def check(self) -> None:
         """Raises InputError for values that cannot make a run."""
@@ -53,7 +60,7 @@ CADENCE = (
 cosine schedule reads; the program says so when it differs."""
 
 _STAGES = (AutoencodeConfig, ClassifyConfig, PredictConfig)
-_MODELS = (ClassifierConfig, RQTransformerConfig, RQVAEConfig)
+_MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RoutingConfig, RQTransformerConfig, RQVAEConfig)
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, DataConfig, OptimizerConfig, *_STAGES, *_MODELS)}
 
 

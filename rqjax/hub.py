@@ -55,8 +55,7 @@ def save(folder: pathlib.Path, config: Mapping[str, Any], items: Mapping[str, An
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
     for name, tree in items.items():
         save_safetensors(folder / f"{name}.safetensors", to_arrays(tree), {"library": "rqjax", "item": name})
-    if licence:
-        (folder / LICENCE).write_text(licence.strip() + "\n")
+    write_licence(folder, licence)
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -92,3 +91,14 @@ def read_licence(folder: str | os.PathLike[str]) -> str:
     """The licence recorded beside a model; empty if there is none."""
     path = pathlib.Path(folder) / LICENCE
     return path.read_text().strip() if path.is_file() else ""
+
+
+def write_licence(folder: str | os.PathLike[str], licence: str) -> None:
+    """Records a licence beside a model, if it is not empty."""
+    if licence:
+        (pathlib.Path(folder) / LICENCE).write_text(licence.strip() + "\n")
+
+
+def copy_licence(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Records the licence of one model beside another that is made from it."""
+    write_licence(target, read_licence(source))

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from rqjax import checkpoint
+from rqjax import checkpoint, hub
 from rqjax.config import Config, from_dict
 from rqjax.errors import InputError
 from rqjax.stages.predict import PredictConfig
@@ -32,6 +32,23 @@ def load_model(path: str | pathlib.Path, *, ema: bool = True) -> tuple[Config, A
 
 def load_tokenizer(path: str | pathlib.Path) -> tuple[Config, Any]:
     """The tokenizer of a run directory, be it the tokenizer's own or that of a prior, which keeps a copy."""
-    if isinstance(load_config(path).stage, PredictConfig):
-        return load_model(pathlib.Path(path) / TOKENIZER)
-    return load_model(path)
+    if not isinstance(load_config(path).stage, PredictConfig):
+        return load_model(path)
+    kept = pathlib.Path(path) / TOKENIZER
+    if not checkpoint.exists(kept):
+        raise InputError(f"{path} holds a prior without its tokenizer: pass --tokenizer DIR, the one it was trained on")
+    return load_model(kept)
+
+
+def check_tokenizer(prior: Config, tokenizer: Config) -> None:
+    """Raises InputError if the prior of one run cannot model the codes of the other's tokenizer."""
+    theirs, ours = tokenizer.stage.model, prior.stage.model
+    if not hasattr(ours, "check_tokenizer") or type(theirs).__name__[:2] != type(ours).__name__[:2]:
+        raise InputError(f"a {type(ours).__name__} with a {type(theirs).__name__}: expected a prior and its tokenizer")
+    ours.check_tokenizer(theirs)
+
+
+def licences(*paths: str | pathlib.Path) -> list[str]:
+    """The licences recorded beside models, and beside the tokenizers that priors keep, each once."""
+    folders = [folder for path in paths for folder in (pathlib.Path(path), pathlib.Path(path) / TOKENIZER)]
+    return list(dict.fromkeys(filter(None, map(hub.read_licence, folders))))

@@ -12,7 +12,7 @@ from absl import flags
 from rqjax.errors import InputError
 from rqjax.images import enlarge, tile, to_uint8, write_png
 from rqjax.models.rqsampler import SamplingOptions
-from rqjax.runs import load_model, load_tokenizer
+from rqjax.runs import check_tokenizer, licences, load_model, load_tokenizer
 
 FLAGS = flags.FlagValues()
 PRIOR = flags.DEFINE_string(
@@ -54,7 +54,8 @@ def main(_: Sequence[str]) -> None:
     config, prior = load_model(PRIOR.value, ema=EMA.value)
     if not hasattr(prior, "generate"):
         raise InputError(f"--prior {PRIOR.value} holds a tokenizer: expected the run directory of a prior")
-    tokenizer = load_tokenizer(TOKENIZER.value or PRIOR.value)[1]
+    other, tokenizer = load_tokenizer(TOKENIZER.value or PRIOR.value)
+    check_tokenizer(config, other)
     classes = config.stage.model.classes
     rows = [_number("label", x, int) for x in LABEL.value] or list(range(classes or 1))
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
@@ -72,6 +73,8 @@ def main(_: Sequence[str]) -> None:
         columns = COUNT.value if len(rows) > 1 else min(COUNT.value, int(np.ceil(COUNT.value**0.5)))
         write_png(out, picture(images, columns))
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
+    for licence in licences(*filter(None, (PRIOR.value, TOKENIZER.value))):
+        print(f"licence of the weights: {licence}")
 
 
 def sample(

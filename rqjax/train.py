@@ -1,17 +1,19 @@
 """Trains one stage: `rqjax train --config configs/quickstart.py:rqvae --workdir runs/a --config.steps=400`."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 
-from rqjax import checkpoint, data, hosts, mesh
+from rqjax import checkpoint, data, hosts, hub, mesh
 from rqjax.config import CADENCE, Config, differences, to_dict
 from rqjax.errors import InputError
 from rqjax.log import Log
@@ -67,6 +69,9 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
             # runs once: on a CPU, compiling it well would take longer than running it
             quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
             state = jax.jit(stage.init, out_shardings=sharding, compiler_options=quick)(key)
+            if source := config.start_from or (str(workdir) if hub.holds_model(workdir) else ""):
+                state = _with_weights_of(source, state, mesh.with_sharding(abstract, sharding))
+                hub.copy_licence(source, workdir)
 
         # The step: one jitted function, its input state donated to its output.
         rows = NamedSharding(devices, P("data"))
@@ -123,6 +128,17 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         fresh = workdir / ".config.json.tmp"
         fresh.write_text(json.dumps(ours, indent=1))
         fresh.replace(path)
+
+
+def _with_weights_of(source: str, state: Any, abstract: Any) -> Any:
+    """A fresh state, but for the model and, if there is one, the discriminator of another run; averages start there."""
+    averaged = "ema" if checkpoint.has_item(source, "ema") else "model"
+    found = {"model": checkpoint.restore_item(source, averaged, abstract.model)}
+    if getattr(state, "ema", None) is not None:
+        found["ema"] = jax.tree.map(jnp.copy, found["model"])
+    if getattr(state, "discriminator", None) is not None and checkpoint.has_item(source, "discriminator"):
+        found["discriminator"] = checkpoint.restore_item(source, "discriminator", abstract.discriminator)
+    return dataclasses.replace(state, **found)
 
 
 def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:

@@ -1,0 +1,27 @@
+"""RQ-VAE on ImageNet at 256x256: 8x8x4 codes out of 16384 (Lee et al. 2022; the release's in256-rqvae-8x8x4).
+
+Variants: `10epochs` (YAML and paper; rFID 4.73 on the 50,000 validation images) and `50epochs` (rFID 3.20; no file of
+it was published, and how its rate was scheduled is not known: here only the number of epochs differs).
+Hardware of the paper: 4 A100 with 32 images each. An epoch of 1,281,167 images at batch 128 has 10,010 steps.
+    rqjax train --config configs/imagenet_rqvae.py --workdir runs/imagenet_rqvae \
+        --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
+"""
+
+from rqjax.config import Config
+from rqjax.errors import InputError
+from rqjax.presets import rq
+from rqjax.presets.shared import IMAGENET, folder, steps
+
+EPOCHS = {"10epochs": 10, "50epochs": 50}
+
+
+def get_config(variant: str = "10epochs") -> Config:
+    if variant not in EPOCHS:
+        raise InputError(f"variant {variant!r}: expected {' or '.join(EPOCHS)}")
+    epoch = steps(IMAGENET, 128, 1)
+    return Config(
+        stage=rq.autoencode(rq.rqvae(), 4e-5, warmup_steps=epoch // 2),
+        data=folder("", 128),
+        steps=EPOCHS[variant] * epoch,
+        save_every=epoch,
+    )

@@ -1,0 +1,1 @@
+"""The published recipes as functions, one per part: what configs/ and imported files have in common."""

@@ -62,7 +62,7 @@ def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
         ema_decay=0.0,
         codebook_updates_per_step=1,
     )
-    return Config(stage=stage, data=_data(32), steps=500, log_every=25, preview_every=250, save_every=250)
+    return Config(stage=stage, data=_data(32), steps=400, log_every=25, preview_every=200, save_every=200)
 
 
 def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig) -> Config:
@@ -80,7 +80,7 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAECon
     stage = PredictConfig(
         model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.95
     )
-    return Config(stage=stage, data=_data(64), steps=600, log_every=25, preview_every=300, save_every=300)
+    return Config(stage=stage, data=_data(64), steps=500, log_every=25, preview_every=250, save_every=250)
 
 
 def rqvae() -> RQVAEConfig:

@@ -10,14 +10,23 @@ def get_config(variant: str = "rqvae") -> Config:
     config.stage.optimizer.warmup_steps = 1
     config.stage.optimizer.learning_rate = 0.002
     config.stage.optimizer.schedule = "constant"
-    config.stage.optimizer.min_learning_rate = 0.0
-    tokenizers = (
-        [config.stage.model] if variant == "rqvae" else [config.stage.tokenizer] if variant != "classifier" else []
-    )
-    for tokenizer in tokenizers:
-        tokenizer.ch, tokenizer.ch_mult, tokenizer.codes = 8, (1, 1, 1, 1), (32,)
+    if variant.endswith("vae"):
+        shrink_tokenizer(config.stage.model)
+    if variant.endswith("transformer"):
+        shrink_tokenizer(config.stage.tokenizer)
+        config.stage.model.dim = 32
     if variant == "rqtransformer":
-        model = config.stage.model
-        model.vocab, model.dim, model.body_layers, model.head_layers = (32,), 32, 1, 1
-        config.stage.accumulate = 2
+        config.stage.model.vocab, config.stage.accumulate = (32,), 2
+        config.stage.model.body_layers = config.stage.model.head_layers = 1
+    if variant == "dqtransformer":
+        config.stage.model.codebook_size = 32
+        config.stage.model.position_layers = config.stage.model.content_layers = 1
     return config
+
+
+def shrink_tokenizer(model) -> None:
+    model.ch, model.ch_mult = 8, (1, 1, 1, 1)
+    if hasattr(model, "decoder_ch"):
+        model.decoder_ch, model.decoder_ch_mult, model.codes = 8, (1, 1, 1), 32
+    else:
+        model.codes = (32,)

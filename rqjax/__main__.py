@@ -17,6 +17,8 @@ VERBS = {
     "train": "train one stage",
     "sample": "new images from a prior",
     "reconstruct": "images through a tokenizer and back",
+    "thresholds": "the entropy thresholds of a data set, for a DQ-VAE's router",
+    "report": "the training curves of runs as one page",
     "convert": "models to and from PyTorch's files and safetensors",
 }
 

@@ -1,7 +1,7 @@
 """DQ-Transformer on FFHQ at 256x256: the release's unconditional p6c18 on the tokenizer of configs/ffhq_dqvae.py.
 
-308,884,480 parameters. Batch 240 and 100 epochs are those of the release's ImageNet file: 25,000 steps. The paper's FID on
-FFHQ is quoted as 4.91 by a digest of it; whether this recipe gives it was not verified.
+308,884,480 parameters. Batch 240 and 100 epochs are those of the release's ImageNet file: 25,000 steps. A digest of the
+paper quotes an FID of 4.91 on FFHQ; whether this recipe gives it was not verified.
     rqjax train --config configs/ffhq_dqtransformer.py --workdir runs/ffhq_dqtransformer \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_dqvae
 """

@@ -13,10 +13,6 @@ from rqjax import convert
 from rqjax.nets.discriminator import Discriminator
 from rqjax.pytorch import file, official
 from rqjax.pytorch.discriminator import to_torch as discriminator_to_torch
-from rqjax.pytorch.dqtransformer import dqtransformer_keys
-from rqjax.pytorch.dqvae import WEIGHT, entries
-from rqjax.pytorch.rqtransformer import rqtransformer_keys
-from rqjax.pytorch.rqvae import official_shapes
 
 MODULES = "modules.dynamic_modules"
 DDCONFIG = {
@@ -123,18 +119,6 @@ DQVAE, DQTRANSFORMER = {"model": _dqvae()}, {"model": _dqtransformer(), "data": 
 DOCUMENTS = {"rqvae": RQVAE, "rqtransformer": RQTRANSFORMER, "dqvae": DQVAE, "dqtransformer": DQTRANSFORMER}
 
 
-def shapes(family: str, config) -> dict[str, tuple[int, ...]]:
-    """The official keys and shapes of a model of ours."""
-    if family == "rqvae":
-        return official_shapes(jax.eval_shape(config.init, jax.random.key(0)))
-    if family == "rqtransformer":
-        return rqtransformer_keys(config)
-    if family == "dqvae":
-        book = {WEIGHT: (config.codes + 1, config.embed_dim)}
-        return book | {e.key: e.shape for e in entries(jax.eval_shape(config.init, jax.random.key(0)))}
-    return dqtransformer_keys(config)
-
-
 def rule_made(found: dict[str, tuple[int, ...]], salt: int = 0) -> dict[str, np.ndarray]:
     """Tensors by the golden rule; the copies of a shared codebook are one, masks are masks."""
 
@@ -151,17 +135,17 @@ def rule_made(found: dict[str, tuple[int, ...]], salt: int = 0) -> dict[str, np.
 def checkpoint(family: str) -> dict:
     """What an official checkpoint of a tiny model of the family holds."""
     described = official.read(DOCUMENTS[family])
-    state_dict = rule_made(shapes(family, described.model))
+    state_dict = rule_made(official.keys(described.model))
     disc = rule_made({key: tensor.shape for key, tensor in _discriminator().items()})
     if family == "rqvae":
-        averaged = rule_made(shapes(family, described.model), salt=1)
+        averaged = rule_made(official.keys(described.model), salt=1)
         return {"epoch": 3, "state_dict": state_dict, "state_dict_ema": averaged, "discriminator": disc}
     if family == "dqvae":
         rest = {"loss.perceptual_loss.lin0.model.1.weight": np.ones((1, 4, 1, 1), np.float32)}
         rest |= {f"loss.discriminator.{key}": tensor for key, tensor in disc.items()}
         return {"epoch": 1, "global_step": 7, "state_dict": state_dict | rest}
     if family == "dqtransformer":
-        first = rule_made(shapes("dqvae", described.tokenizer))
+        first = rule_made(official.keys(described.tokenizer))
         state_dict |= {f"first_stage_model.{key}": tensor for key, tensor in first.items()}
     return {"state_dict": state_dict}
 

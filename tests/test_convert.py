@@ -49,6 +49,8 @@ def test_files_survive_the_round_trip_bit_for_bit(family, tmp_path):
     folder = imported(family, tmp_path)
     convert.run_to_torch(str(folder), str(tmp_path / "back.pt"))
     back = file.load(tmp_path / "back.pt", verify=True)
+    own = [key for key in there["state_dict"] if not key.startswith(("loss.", "first_stage_model."))]
+    assert [key for key in back["state_dict"] if key in own] == own  # in the order of the file
     assert_equal(back["state_dict"], there["state_dict"])
     if "discriminator" in there:
         assert_equal(back["discriminator"], there["discriminator"])

@@ -17,7 +17,7 @@ from rqjax.models.rqtransformer import RQTransformer, RQTransformerConfig
 from rqjax.models.rqvae import RQVAE, RQVAEConfig
 
 from . import dqtransformer, dqvae, rqtransformer, rqvae
-from .official_options import RQ_FIXED, RQ_KNOWN, RQ_TRAINING, RQ_WHOLE, dq_training
+from .official_options import RQ_FIXED, RQ_KNOWN, RQ_TRAINING, RQ_WHOLE, dq_rank, dq_training
 
 RQ_LICENCE = "CC-BY-NC-SA-4.0"
 """Under which kakaobrain publishes the weights of its RQ models: not for commercial use."""
@@ -29,10 +29,17 @@ IMPORTS = {
     DQVAEConfig: dqvae.dqvae_from_torch,
     DQTransformerConfig: dqtransformer.dqtransformer_from_torch,
 }
+
+
+def _dqvae_to_torch(model: DQVAE) -> dict[str, Any]:
+    tensors = dqvae.dqvae_to_torch(model)
+    return {key: tensors[key] for key in sorted(tensors, key=dq_rank)}
+
+
 EXPORTS = {
     RQVAE: rqvae.rqvae_to_torch,
     RQTransformer: rqtransformer.rqtransformer_to_torch,
-    DQVAE: dqvae.dqvae_to_torch,
+    DQVAE: _dqvae_to_torch,
     DQTransformer: dqtransformer.dqtransformer_to_torch,
 }
 
@@ -186,10 +193,24 @@ def export_model(model: Any, tokenizer: Any = None) -> dict[str, Any]:
     """The official state dict of a model; that of a DQ prior holds its tokenizer too."""
     first: dict[str, Any] = {}
     if isinstance(model, DQTransformer) and tokenizer is not None:
-        first = {FIRST_STAGE + key: tensor for key, tensor in dqvae.dqvae_to_torch(tokenizer).items()}
+        first = {FIRST_STAGE + key: tensor for key, tensor in _dqvae_to_torch(tokenizer).items()}
     return first | EXPORTS[type(model)](model)
 
 
 def first_stage(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The tokenizer's part of a DQ stage-2 state dict."""
     return {key.removeprefix(FIRST_STAGE): tensor for key, tensor in state_dict.items() if key.startswith(FIRST_STAGE)}
+
+
+def keys(config: Any) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes, in the order of the official file, of the model that a configuration makes; nothing is made."""
+    if isinstance(config, RQTransformerConfig):
+        return rqtransformer.rqtransformer_keys(config)
+    if isinstance(config, DQTransformerConfig):
+        return dqtransformer.dqtransformer_keys(config)
+    abstract = jax.eval_shape(config.init, jax.random.key(0))
+    if isinstance(config, RQVAEConfig):
+        return rqvae.official_shapes(abstract)
+    found = {entry.key: entry.shape for entry in dqvae.entries(abstract)}
+    found[dqvae.WEIGHT] = (config.codes + 1, config.embed_dim)
+    return {key: found[key] for key in sorted(found, key=dq_rank)}

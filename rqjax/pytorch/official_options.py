@@ -67,6 +67,23 @@ RQ_KNOWN = {
 }
 """All keys outside of RQ_WHOLE, under dotted names."""
 
+DQ_ORDER = (
+    *("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv", "conv_in", "down", "mid", "up"),
+    *(f"{part}_{grain}" for grain in ("coarse", "median", "fine") for part in ("mid", "norm_out", "conv_out")),
+    *("router", "norm_out", "conv_out", "position_bias_fourier", "position_bias_learned", "position_bias"),
+    *("block", "attn", "downsample", "upsample", "block_1", "attn_1", "block_2"),
+    *("norm1", "conv1", "norm2", "conv2", "nin_shortcut", "norm", "q", "k", "v", "proj_out"),
+    *("gate", "feature_norm_fine", "feature_norm_median", "feature_norm_coarse", "row_embed", "col_embed"),
+    *("codebook", "lff", "ffm", "conv", "weight", "bias", "cluster_size_ema", "embed_ema"),
+)
+"""Names in DQ-VAE state dicts, each after those that its siblings have before it in official files."""
+
+
+def dq_rank(key: str) -> list[int]:
+    """Where an official DQ-VAE file has a key among the others."""
+    return [int(word) if word.isdigit() else DQ_ORDER.index(word) for word in key.split(".")]
+
+
 DQ_LOSS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "disc_loss": ("stage.gan", str),
     "disc_weight": ("stage.disc_weight", float),

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import flags
+from clu import parameter_overview
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 
 from rqjax import checkpoint, data, hosts, hub, mesh
+from rqjax.arrays import to_arrays
 from rqjax.config import CADENCE, Config, differences, to_dict
 from rqjax.errors import InputError
 from rqjax.log import Log
@@ -83,9 +85,13 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
         )
 
         # The loop. Nothing in it waits for the devices but the lines of the log.
+        if hosts.primary():
+            table = parameter_overview.get_parameter_overview(to_arrays(abstract.model), include_stats=False)
+            (workdir / "parameters.txt").write_text(table + "\n")
         log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
         with data.batches(config.data, devices, start) as batches, hosts.PreemptionNotice() as notice:
+            _check_classes(config, batches.source.classes)
             for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
                 state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(key, step))
                 if step % config.log_every == 0 or step == config.steps:
@@ -128,6 +134,16 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
         fresh = workdir / ".config.json.tmp"
         fresh.write_text(json.dumps(ours, indent=1))
         fresh.replace(path)
+
+
+def _check_classes(config: Config, found: Sequence[str]) -> None:
+    """Raises InputError if the data has labels that the model has no class for."""
+    classes = getattr(config.stage.model, "classes", 0)
+    if classes and len(found) > classes:
+        raise InputError(
+            f"the data has {len(found)} classes, stage.model.classes is {classes}: set it to {len(found)}, or take"
+            " class folders away"
+        )
 
 
 def _with_weights_of(source: str, state: Any, abstract: Any) -> Any:

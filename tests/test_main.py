@@ -50,6 +50,7 @@ def test_train_writes_a_run_directory(rqjax, tmp_path):
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "parameters.txt",
         "tensorboard",
     }
 

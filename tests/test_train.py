@@ -104,6 +104,13 @@ def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "killed")] == list(range(5, steps + 1, 5))
 
 
+def test_more_classes_than_the_model_has_are_refused(tmp_path):
+    config = get_config("classifier")
+    config.stage.model.classes = 7
+    with pytest.raises(InputError, match="the data has 10 classes, stage.model.classes is 7: set it to 10"):
+        train(config, tmp_path)
+
+
 def test_state_is_sharded_and_step_counts(tokenizer):
     config, model = runs.load_model(tokenizer)
     assert config.steps == latest_step(tokenizer)

@@ -107,7 +107,7 @@ def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
 def test_more_classes_than_the_model_has_are_refused(tmp_path):
     config = get_config("classifier")
     config.stage.model.classes = 7
-    with pytest.raises(InputError, match="the data has 10 classes, stage.model.classes is 7: set it to 10"):
+    with pytest.raises(InputError, match=r"the data has 10 classes, stage.model.classes is 7: set it to 10"):
         train(config, tmp_path)
 
 

@@ -13,6 +13,7 @@ import rqjax
 from rqjax import checkpoint, convert, hub, runs
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
+from rqjax.pytorch import file
 from rqjax.train import train
 
 
@@ -125,3 +126,16 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 def test_importing_the_package_alone_imports_no_jax():
     line = "import rqjax, sys; assert callable(rqjax.load) and 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", line], check=True, cwd=pathlib.Path(rqjax.__file__).parent.parent)
+
+
+def test_a_trained_run_leaves_with_its_discriminator(trained, tmp_path):
+    convert.run_to_torch(str(trained / "tokenizer"), str(tmp_path / "a.pt"))
+    contents = file.load(tmp_path / "a.pt")
+    model = rqjax.load(trained / "tokenizer")
+    expected = convert.to_torch(model)
+    assert list(contents["state_dict"]) == list(expected)
+    assert all(np.array_equal(contents["state_dict"][key], expected[key]) for key in expected)
+    assert contents["discriminator"]["main.3.running_var"].max() == 1
+    assert "main.0.weight" in contents["discriminator"]
+    convert.run_to_torch(str(trained / "prior"), str(tmp_path / "b.pt"))
+    assert list(file.load(tmp_path / "b.pt")) == ["state_dict"]

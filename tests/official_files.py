@@ -28,7 +28,7 @@ WARMUP = {"epoch": 1, "multiplier": 1, "buffer_epoch": 0, "min_lr": 3.0e-5, "mod
 RQVAE = {
     "dataset": {"type": "ffhq", "transforms": {"type": "ffhq256x256"}},
     "arch": {"type": "rq-vae", "code_hier": 1, "hparams": HPARAMS, "ddconfig": DDCONFIG, "checkpointing": False},
-    "optimizer": {"type": "adam", "init_lr": 3.0e-5, "weight_decay": 0.0, "betas": [0.5, 0.9], "warmup": WARMUP},
+    "optimizer": {"type": "adam", "init_lr": 3.0e-5, "weight_decay": 0.0, "betas": [0.4, 0.8], "warmup": WARMUP},
     "experiment": {"batch_size": 32, "epochs": 2, "save_ckpt_freq": 5, "test_freq": 1},
     "gan": {
         "disc": {"arch": {"in_channels": 3, "num_layers": 1, "use_actnorm": False, "ndf": 8, "spectral_norm": False}},

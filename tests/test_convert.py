@@ -93,6 +93,7 @@ def test_the_recipe_of_the_file_is_recorded(tmp_path):
     assert (stage.disc_ndf, stage.disc_num_layers, stage.disc_weight, stage.disc_loss_weight) == (8, 1, 0.5, 0.5)
     assert stage.optimizer.learning_rate == stage.discriminator_optimizer.learning_rate == 3e-5
     assert stage.optimizer.schedule == "constant"
+    assert (stage.optimizer.b1, stage.optimizer.b2) == (0.4, 0.8)
     assert (stage.optimizer.warmup_steps, config.steps) == (469, 2 * 469)
     prior = runs.load_config(imported("rqtransformer", tmp_path, "prior"))
     assert (prior.data.batch, prior.stage.accumulate, prior.steps) == (256, 2, 3 * 235)

@@ -153,6 +153,8 @@ def _read_rq(document: Mapping[str, Any]) -> Official:
     training = {
         ours: convert(found[key]) for key, (places, convert) in RQ_TRAINING.items() if key in found for ours in places
     }
+    for name, beta in zip(("b1", "b2"), found.get("optimizer.betas", ()), strict=False):
+        training |= {f"stage.{kind}.{name}": float(beta) for kind in ("optimizer", "discriminator_optimizer")}
     return Official(config, None, training, RQ_LICENCE)
 
 

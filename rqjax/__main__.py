@@ -50,7 +50,7 @@ def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
     try:
         rest = values([verb, *words])
     except (flags.Error, KeyError, ValueError, TypeError) as error:
-        _refuse(f"{verb}: {str(error).strip(chr(39) + chr(34)).splitlines()[0]}")
+        _refuse(f"{verb}: {_one_line(error)}")
     for name in values:
         if isinstance(values[name].value, config_flags._ErrorConfig):
             _refuse(f"{verb}: --{name}: {_cause(values[name].value)}")
@@ -60,13 +60,18 @@ def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
 
 
 def _cause(broken: object) -> str:
-    """The last line of what went wrong while a configuration file was read."""
+    """What went wrong while a configuration file was read."""
     try:
         broken.steps  # noqa: B018  # pyrefly: ignore  (any attribute raises the stored error)
     except Exception as error:  # the configuration file is the user's code: it may raise anything
-        lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
-        return lines[-1] if lines else str(error).splitlines()[0]
+        return _one_line(error)
     return "cannot be read"
+
+
+def _one_line(error: Exception) -> str:
+    """What a message of several lines begins with and comes down to."""
+    lines = [line.strip(" '\"") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
 
 
 def _quieten() -> None:

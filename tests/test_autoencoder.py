@@ -110,8 +110,10 @@ def test_rematerialisation_changes_no_gradient(x):
         level = ae.Level(64, 32, 1, True, rngs=rngs(), remat=remat, **FLOAT)
         return jax.jit(jax.grad(lambda level, x: jnp.sum(level(x) ** 2), argnums=(0, 1)))(level, x)
 
-    for plain, again in zip(jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True)), strict=True):
-        np.testing.assert_allclose(plain, again, rtol=1e-4, atol=1e-5 * float(jnp.abs(plain).max()))
+    plain, again = jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True))
+    largest = max(float(jnp.abs(leaf).max()) for leaf in plain)  # an attention's key bias has none but rounding
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
 def test_rematerialisation_keeps_fewer_activations(x):

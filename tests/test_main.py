@@ -20,6 +20,7 @@ def rqjax(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["rqjax", *map(str, words)])
+        sys.modules.pop("rqjax.train", None)  # the flags that a config file adds are defined once in a process
         status = 0
         try:
             console.main()
@@ -107,7 +108,7 @@ REFUSED = {
     "not a run": (["sample", "--prior=nowhere"], "nowhere holds no checkpoint"),
     "small images": (
         ["train", f"--config={TINY}", "--workdir=x", "--config.data.resize=0"],
-        "28x28 (width x height), smaller than the 32x32 crop",
+        "is 28x28, smaller than the 32x32 crop: set data.resize=32",
     ),
     "batch": (
         ["train", f"--config={TINY}", "--workdir=x", "--config.data.batch=12"],

@@ -90,7 +90,8 @@ def restart(
     Such a code starts again with a count of 1. The third result is the fraction of codes that did.
     Candidates come from the whole batch with one key, so every device moves the same codes to the same places.
     """
-    unused = count < threshold
+    # a code hit once since it restarted counts exactly 1: rounding must not decide over it
+    unused = count < threshold * (1 - 1e-6)
     fresh = candidates(key, x.astype(jnp.float32), count.shape[0])
     return jnp.where(unused, 1.0, count), jnp.where(unused[:, None], fresh, total), jnp.mean(unused.astype(jnp.float32))
 

@@ -62,7 +62,7 @@ def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
         ema_decay=0.0,
         codebook_updates_per_step=1,
     )
-    return Config(stage=stage, data=_data(32), steps=400, log_every=25, preview_every=200, save_every=200)
+    return Config(stage=stage, data=_data(32), steps=300, log_every=25, preview_every=150, save_every=150)
 
 
 def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig) -> Config:
@@ -80,7 +80,7 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAECon
     stage = PredictConfig(
         model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.95
     )
-    return Config(stage=stage, data=_data(64), steps=500, log_every=25, preview_every=250, save_every=250)
+    return Config(stage=stage, data=_data(64), steps=400, log_every=25, preview_every=200, save_every=200)
 
 
 def rqvae() -> RQVAEConfig:
@@ -109,7 +109,7 @@ def _rqtransformer() -> RQTransformerConfig:
         code_shape=(4, 4),
         depth=4,
         vocab=(128,),
-        dim=128,
+        dim=96,
         input_dim=32,
         body_layers=4,
         head_layers=2,
@@ -181,7 +181,7 @@ def _dqtransformer() -> DQTransformerConfig:
         codebook_size=256,
         classes=CLASSES,
         order="region-first",
-        dim=128,
+        dim=96,
         heads=4,
         position_layers=2,
         content_layers=4,
@@ -203,7 +203,7 @@ def _dqtransformer() -> DQTransformerConfig:
 
 def _classifier() -> Config:
     stage = ClassifyConfig(model=ClassifierConfig(width=24, classes=CLASSES), optimizer=_adam(4e-3))
-    return Config(stage=stage, data=_data(128), steps=500, log_every=50, preview_every=500, save_every=500)
+    return Config(stage=stage, data=_data(128), steps=400, log_every=50, preview_every=400, save_every=400)
 
 
 def _adam(learning_rate: float) -> OptimizerConfig:

@@ -62,7 +62,7 @@ def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
         ema_decay=0.0,
         codebook_updates_per_step=1,
     )
-    return Config(stage=stage, data=_data(32), steps=300, log_every=25, preview_every=150, save_every=150)
+    return Config(stage=stage, data=_data(32), steps=280, log_every=20, preview_every=140, save_every=140)
 
 
 def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig) -> Config:
@@ -78,9 +78,9 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAECon
         min_learning_rate=0.0,
     )
     stage = PredictConfig(
-        model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.95
+        model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.8
     )
-    return Config(stage=stage, data=_data(64), steps=400, log_every=25, preview_every=200, save_every=200)
+    return Config(stage=stage, data=_data(64), steps=350, log_every=25, preview_every=175, save_every=175)
 
 
 def rqvae() -> RQVAEConfig:

@@ -78,9 +78,9 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAECon
         min_learning_rate=0.0,
     )
     stage = PredictConfig(
-        model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.8
+        model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.5
     )
-    return Config(stage=stage, data=_data(64), steps=350, log_every=25, preview_every=175, save_every=175)
+    return Config(stage=stage, data=_data(64), steps=400, log_every=25, preview_every=200, save_every=200)
 
 
 def rqvae() -> RQVAEConfig:

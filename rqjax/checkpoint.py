@@ -80,6 +80,11 @@ def has_item(workdir: str | pathlib.Path, name: str) -> bool:
     return hub.has_item(workdir, name) if _is_folder(workdir) else (_newest(workdir) / name).is_dir()
 
 
+def restore_model(workdir: str | pathlib.Path, abstract: Any, *, ema: bool = True) -> Any:
+    """The newest model in a run directory: its averaged weights where `ema` and the run kept them."""
+    return restore_item(workdir, "ema" if ema and has_item(workdir, "ema") else "model", abstract)
+
+
 def restore_item(workdir: str | pathlib.Path, name: str, abstract: Any) -> Any:
     """One field of the newest state in a run directory, placed as `abstract` says, or whole on every device."""
     if _is_folder(workdir):

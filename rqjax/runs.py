@@ -26,8 +26,7 @@ def load_model(path: str | pathlib.Path, *, ema: bool = True) -> tuple[Config, A
     """The configuration and the model of a run directory; its averaged weights where `ema` and the run kept them."""
     config = load_config(path)
     abstract = jax.eval_shape(config.stage.model.init, jax.random.key(0))
-    item = "ema" if ema and checkpoint.has_item(path, "ema") else "model"
-    return config, checkpoint.restore_item(path, item, abstract)
+    return config, checkpoint.restore_model(path, abstract, ema=ema)
 
 
 def load_tokenizer(path: str | pathlib.Path) -> tuple[Config, Any]:

@@ -148,8 +148,7 @@ def _check_classes(config: Config, found: Sequence[str]) -> None:
 
 def _with_weights_of(source: str, state: Any, abstract: Any) -> Any:
     """A fresh state, but for the model and, if there is one, the discriminator of another run; averages start there."""
-    averaged = "ema" if checkpoint.has_item(source, "ema") else "model"
-    found = {"model": checkpoint.restore_item(source, averaged, abstract.model)}
+    found = {"model": checkpoint.restore_model(source, abstract.model)}
     if getattr(state, "ema", None) is not None:
         found["ema"] = jax.tree.map(jnp.copy, found["model"])
     if getattr(state, "discriminator", None) is not None and checkpoint.has_item(source, "discriminator"):

@@ -14,7 +14,7 @@ from rqjax.models import dqloss, dqsampler
 from rqjax.models.dqsampler import DQSamplingOptions
 from rqjax.models.dqvae import DQVAE, DQVAEConfig
 from rqjax.models.rqsampler import SamplingOptions
-from rqjax.models.rqtransformer import DTYPES
+from rqjax.models.rqvae import DTYPES
 from rqjax.nets.dqtransformer import DQTransformerNetwork
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.sequence import SequenceLayout, sequence_layout

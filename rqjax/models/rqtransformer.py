@@ -13,11 +13,10 @@ from jaxtyping import Array, Float, Int, Key
 from rqjax.errors import InputError
 from rqjax.models import rqloss, rqsampler
 from rqjax.models.rqsampler import SamplingOptions
-from rqjax.models.rqvae import RQVAE, RQVAEConfig
+from rqjax.models.rqvae import DTYPES, RQVAE, RQVAEConfig
 from rqjax.nets.rqtransformer import RQTransformerNetwork
 from rqjax.quantize.residual import Codebooks, embed_codes_with_depth
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 POSITIVE = (
     "code_shape",
     "depth",

@@ -89,8 +89,7 @@ def _load_tokenizer(config: PredictConfig) -> Any:
             f"stage.tokenizer_path is {config.tokenizer_path!r}: expected the run directory of a trained tokenizer;"
             " train one first, or pass --config.stage.tokenizer_path=DIR"
         )
-    item = "ema" if checkpoint.has_item(path, "ema") else "model"
-    return checkpoint.restore_item(path, item, jax.eval_shape(config.tokenizer.init, jax.random.key(0)))
+    return checkpoint.restore_model(path, jax.eval_shape(config.tokenizer.init, jax.random.key(0)))
 
 
 def _train_step(config: PredictConfig, steps: int, state: PredictState, frozen: Any, batch: Any, key: jax.Array) -> Any:

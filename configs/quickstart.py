@@ -29,10 +29,11 @@ CLASSES = 10
 
 def get_config(variant: str = "rqvae") -> Config:
     makers = {
-        "rqvae": lambda: _tokenizer(rqvae()),
-        "rqtransformer": lambda: _prior(_rqtransformer(), rqvae()),
-        "dqvae": lambda: _tokenizer(dqvae()),
-        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae()),
+        "rqvae": lambda: _tokenizer(rqvae(), steps=280),
+        "rqtransformer": lambda: _prior(_rqtransformer(), rqvae(), batch=64, steps=400),
+        "dqvae": lambda: _tokenizer(dqvae(), steps=220),
+        # its sequences have 42 tokens where the other's have 16 positions
+        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae(), batch=32, steps=300),
         "classifier": _classifier,
     }
     if variant not in makers:
@@ -40,7 +41,7 @@ def get_config(variant: str = "rqvae") -> Config:
     return makers[variant]()
 
 
-def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
+def _tokenizer(model: RQVAEConfig | DQVAEConfig, steps: int) -> Config:
     stage = AutoencodeConfig(
         model=model,
         reconstruction="mse",
@@ -62,10 +63,14 @@ def _tokenizer(model: RQVAEConfig | DQVAEConfig) -> Config:
         ema_decay=0.0,
         codebook_updates_per_step=1,
     )
-    return Config(stage=stage, data=_data(32), steps=280, log_every=20, preview_every=140, save_every=140)
+    return Config(
+        stage=stage, data=_data(32), steps=steps, log_every=20, preview_every=steps // 2, save_every=steps // 2
+    )
 
 
-def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig) -> Config:
+def _prior(
+    model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig, batch: int, steps: int
+) -> Config:
     optimizer = OptimizerConfig(
         name="adamw",
         learning_rate=2e-3,
@@ -80,7 +85,9 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAECon
     stage = PredictConfig(
         model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.5
     )
-    return Config(stage=stage, data=_data(64), steps=400, log_every=25, preview_every=200, save_every=200)
+    return Config(
+        stage=stage, data=_data(batch), steps=steps, log_every=25, preview_every=steps // 2, save_every=steps // 2
+    )
 
 
 def rqvae() -> RQVAEConfig:

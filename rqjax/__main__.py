@@ -10,7 +10,7 @@ from absl import flags, logging
 from ml_collections.config_flags import config_flags
 
 from rqjax import hosts
-from rqjax.errors import InputError
+from rqjax.errors import InputError, RunError
 
 VERBS = {
     "quickstart": "both stages on the embedded images, from nothing to a report",
@@ -24,7 +24,9 @@ VERBS = {
 
 
 def main() -> None:
-    """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used."""
+    """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used,
+    with 1 and one line if a run cannot go on.
+    """
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
         print("usage: rqjax VERB [--flag=value ...]      rqjax VERB --help lists its flags\n")
         print("\n".join(f"  {verb:<12} {what}" for verb, what in VERBS.items()))
@@ -41,6 +43,8 @@ def main() -> None:
             program.main(_parse(verb, program.FLAGS, sys.argv[2:]))
     except InputError as error:
         _refuse(str(error))
+    except RunError as error:
+        _refuse(str(error), status=1)
 
 
 def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
@@ -80,9 +84,9 @@ def _quieten() -> None:
     python_logging.getLogger("jax").setLevel(python_logging.ERROR)
 
 
-def _refuse(message: str) -> NoReturn:
+def _refuse(message: str, status: int = 2) -> NoReturn:
     print(f"rqjax: {message}", file=sys.stderr)
-    hosts.leave(2)
+    hosts.leave(status)
 
 
 if __name__ == "__main__":

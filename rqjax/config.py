@@ -23,14 +23,17 @@ from rqjax.stages.predict import PredictConfig
 class Config:
     """One run of `rqjax train`: a stage, its data, and how long, where and how often.
 
-    A new run begins with the weights of the run directory or model folder `start_from`, if that is not empty.
+    A new run begins with the weights of the run directory or model folder `start_from`, if that is not empty. A step
+    whose loss or gradient is not finite is skipped; `max_skipped` in a row end the run.
     """
 
     stage: Any  # AutoencodeConfig, PredictConfig or ClassifyConfig
     data: DataConfig
     steps: int
     seed: int = 0
-    model_parallel: int = 1
+    mesh: str = "auto"  # or "DATAxMODEL", "REPLICASxDATAxMODEL": devices along the axes of the mesh
+    split_codebooks: bool = False  # over the mesh by code, instead of whole on every device
+    max_skipped: int = 10
     log_every: int = 50
     preview_every: int = 1000
     save_every: int = 1000
@@ -39,7 +42,7 @@ class Config:
 
     def check(self) -> None:
         """Raises InputError for values that cannot make a run."""
-        for name in ("steps", "log_every", "preview_every", "save_every", "keep"):
+        for name in ("steps", "max_skipped", "log_every", "preview_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"config.{name} is {getattr(self, name)}: expected at least 1")
         self.data.check()
@@ -52,6 +55,9 @@ CADENCE = (
     "preview_every",
     "save_every",
     "keep",
+    "mesh",
+    "split_codebooks",
+    "max_skipped",
     "data.threads",
     "data.workers",
     "stage.tokenizer_path",

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from rqjax import augment, sources
 from rqjax.errors import InputError
+from rqjax.mesh import rows as rows_of
+from rqjax.mesh import shards
 
 NAMES = ("fashion_mnist", "folder", "tfds", "synthetic")
 CROPS = ("random", "center", "random_resized")
@@ -132,10 +133,11 @@ def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
     Each host decodes only the rows that its devices hold, and the rows of a batch, their order and their augmentation
     are the same on any mesh. Raises InputError if the data axis does not divide the batch.
     """
-    shards = mesh.shape["data"]
-    if config.batch % shards:
-        raise InputError(f"data.batch={config.batch} is not a multiple of the {shards} shards of the mesh's data axis")
-    sharding = NamedSharding(mesh, P("data"))
+    if config.batch % (parts := shards(mesh)):
+        raise InputError(
+            f"data.batch={config.batch} is not a multiple of the {parts} parts that the mesh splits it into"
+        )
+    sharding = NamedSharding(mesh, rows_of(mesh))
     held = {
         _bounds(index, config.batch) for index in sharding.addressable_devices_indices_map((config.batch,)).values()
     }

@@ -82,7 +82,9 @@ def _continue(path: pathlib.Path, start: int) -> Any:
 def _line(step: int, steps: int, values: Mapping[str, float], left: float) -> str:
     """One console line: losses first, nothing that has a number per depth."""
     names = sorted((n for n in values if not n[-1].isdigit()), key=lambda n: (not n.startswith("loss"), n))
-    shown = [f"{name} {values[name]:.4g}" for name in names if name != "images_per_second"][:6]
+    shown = [f"{name} {values[name]:.4g}" for name in names if name not in ("images_per_second", "skipped")][:6]
+    if values.get("skipped"):
+        shown.append(f"skipped {values['skipped']:.0f} steps")
     minutes, seconds = divmod(int(left), 60)
     speed = f"{values['images_per_second']:.0f} images/s"
     return f"step {step:>{len(str(steps))}}/{steps}  {'  '.join(shown)}  {speed}  {minutes}m{seconds:02d}s left"

@@ -1,28 +1,111 @@
-"""Where arrays live: the device mesh, and the one rule that places every array on it."""
+"""Where arrays live: the device mesh, and the rules that place every array on it.
 
+The axes are "data" (rows of a batch; parameters and optimizer state are split over it as well, FSDP) and "model"
+(tensor parallelism). A mesh over several slices has "replica" in front: each slice holds the whole state, and only
+gradients cross the network between them.
+"""
+
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rqjax.errors import InputError
 
-Rules = Sequence[tuple[str, P]]
+AXES = ("replica", "data", "model")
+
+TENSOR_PARALLEL = (
+    (r"blocks/(query|key|value)/kernel$", -2),
+    (r"blocks/(query|key|value)/bias$", -2),
+    (r"blocks/proj/kernel$", -3),
+    (r"blocks/up/(kernel|bias)$", -1),
+    (r"blocks/down/kernel$", -2),
+    (r"(classifier|content_head)/(kernel|bias)$", -1),
+)
+"""Which dimension of a transformer's arrays the model axis splits: attention heads, the MLP's features, the
+vocabulary. The same names occur below the optimizer's moments and the averaged weights."""
+
+CODEBOOK = r"codebooks?(/\d+)?/(embed|count|total)$"
+LAYERS = r"blocks/"
+"""Arrays of a stack: their first axis is the layer, which a scan walks along and nothing may split."""
+
+MIN_SIZE = 2**16
+"""Elements below which an array stays whole on every device: gathering it would cost more than it saves."""
+GATHERED = 2**30
+"""Bytes of one layer's weights, gathered, above which `auto` splits them over a model axis too."""
 
 
-def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A (data, model) mesh over `devices` (all by default); `model` of them share each weight matrix.
+def make_mesh(shape: str = "", devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh that `shape` describes over `devices` (all by default).
 
-    Raises InputError if `model` does not divide the number of devices.
+    `shape` is "DATAxMODEL", as in "16x2", "REPLICASxDATAxMODEL", or "" for all devices of a slice along data and
+    slices along replica. Raises InputError for one that does not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
-    if model < 1 or len(devices) % model:
-        raise InputError(f"model_parallel={model} does not divide the {len(devices)} devices: choose a divisor")
-    return jax.make_mesh((len(devices) // model, model), ("data", "model"), (AxisType.Auto,) * 2, devices=devices)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    sizes = _sizes(shape) if shape else (slices, len(devices) // slices, 1)
+    if math.prod(sizes) != len(devices):
+        raise InputError(f"mesh is {shape!r}, {math.prod(sizes)} devices: there are {len(devices)}")
+    if sizes[0] % slices:
+        raise InputError(f"mesh is {shape!r}: {slices} slices need as many replicas, or a multiple of them")
+    kinds = (AxisType.Auto,) * 3
+    if slices > 1:
+        inside = (sizes[0] // slices, *sizes[1:])
+        return Mesh(mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices), AXES, axis_types=kinds)
+    if sizes[0] == 1:
+        return jax.make_mesh(sizes[1:], AXES[1:], kinds[1:], devices=devices)
+    return jax.make_mesh(sizes, AXES, kinds, devices=devices)
+
+
+def _sizes(shape: str) -> tuple[int, int, int]:
+    words = shape.split("x")
+    if len(words) not in (2, 3) or not all(word.isdigit() and int(word) for word in words):
+        raise InputError(f'mesh is {shape!r}: expected "auto", "DATAxMODEL" as in "16x2", or "REPLICASxDATAxMODEL"')
+    replicas, data, model = (1, *map(int, words))[-3:]
+    return replicas, data, model
+
+
+def auto_shape(devices: Sequence[jax.Device], rows: int, state: Any) -> str:
+    """The mesh for `rows` images that are computed together and for a state of these shapes.
+
+    All devices of a slice along data, as long as each has a row and the gathered weights of one layer stay below 1 GiB;
+    beyond that, the smallest model axis that brings both about. Raises InputError if there is none.
+    """
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    each = len(devices) // slices
+    heads = _dimension(state, r"blocks/query/kernel$", -2)  # none: a model that only data parallelism serves
+    most = each if heads else 1
+    for model in (n for n in range(1, most + 1) if each % n == 0 and all(h % n == 0 for h in heads)):
+        if rows % (slices * each // model) == 0 and _largest_layer(state) <= GATHERED * model:
+            return f"{slices}x{each // model}x{model}"
+    raise InputError(
+        f"no mesh of {len(devices)} devices splits {rows} rows: choose data.batch (and stage.accumulate) so that"
+        f" a microbatch is a multiple of {slices * each}, or a mesh"
+    )
+
+
+def _dimension(state: Any, pattern: str, axis: int) -> set[int]:
+    return {x.shape[axis] for name, x in _named(state) if re.search(pattern, name)}
+
+
+def _largest_layer(state: Any) -> int:
+    """Bytes of the weights of the largest layer of any stack, as they are stored."""
+    sizes = {}
+    for name, x in _named(state):
+        if LAYERS in name:
+            stack = name.partition(LAYERS)[0]
+            sizes[stack] = sizes.get(stack, 0) + x.size // x.shape[0] * x.dtype.itemsize
+    return max(sizes.values(), default=0)
+
+
+def _named(state: Any) -> list[tuple[str, Any]]:
+    return [(name_of(path), x) for path, x in jax.tree_util.tree_leaves_with_path(state)]
 
 
 def name_of(path: tuple[Any, ...]) -> str:
@@ -31,29 +114,71 @@ def name_of(path: tuple[Any, ...]) -> str:
     return name.removesuffix("/value")
 
 
-def shard_state(state: Any, mesh: Mesh, rules: Rules = (), min_size: int = 2**16) -> Any:
-    """A NamedSharding for every leaf of `state`: the first rule whose pattern is found in its name, else FSDP.
+def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False) -> Any:
+    """A NamedSharding for every leaf of `state`.
 
-    FSDP splits the largest dimension that the data axis divides; arrays below `min_size` elements stay whole.
+    The model axis splits what TENSOR_PARALLEL names; the data axis the largest other dimension that it divides (FSDP),
+    of arrays of MIN_SIZE elements or more. Codebooks are whole on every device, or with `split_codebooks` split by code
+    like any array. Raises InputError if the model axis does not divide a layer's heads or features.
     """
 
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
-        spec = next((spec for pattern, spec in rules if re.search(pattern, name_of(path))), None)
-        return NamedSharding(mesh, _fsdp(x, mesh.shape["data"], min_size) if spec is None else spec)
+        name = name_of(path)
+        if re.search(CODEBOOK, name) and not split_codebooks:
+            return NamedSharding(mesh, P())
+        axes: list[str | None] = [None] * x.ndim
+        if (axis := _tensor_axis(name, x, mesh.shape["model"])) is not None:
+            axes[axis] = "model"
+        if (axis := _fsdp_axis(name, x, mesh.shape["data"], axes)) is not None:
+            axes[axis] = "data"
+        return NamedSharding(mesh, P(*axes) if any(axes) else P())
 
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _fsdp(x: Any, n: int, min_size: int) -> P:
-    if x.size < min_size or n == 1:
-        return P()
-    best = next((i for i in np.argsort(x.shape)[::-1] if x.shape[i] % n == 0), None)
-    return P(*("data" if i == best else None for i in range(x.ndim)))
+def _tensor_axis(name: str, x: Any, n: int) -> int | None:
+    axis = next((axis for pattern, axis in TENSOR_PARALLEL if re.search(pattern, name)), None)
+    if axis is None or n == 1:
+        return None
+    if x.shape[axis] % n == 0:
+        return axis
+    if LAYERS in name:
+        raise InputError(f"{n} devices on the mesh's model axis do not divide {name} of shape {x.shape}")
+    return None  # a vocabulary with odd special codes stays whole
+
+
+def _fsdp_axis(name: str, x: Any, n: int, axes: Sequence[str | None]) -> int | None:
+    if x.size < MIN_SIZE or n == 1:
+        return None
+    first = 1 if LAYERS in name else 0
+    free = [i for i in np.argsort(x.shape)[::-1] if i >= first and axes[i] is None and x.shape[i] % n == 0]
+    return int(free[0]) if free else None
+
+
+def rows(mesh: Mesh) -> P:
+    """How the first dimension of a batch lies on a mesh."""
+    return P(_row_axes(mesh.axis_names))
+
+
+def shards(mesh: Any) -> int:
+    """Into how many parts a mesh, or the one in force, splits a batch; 1 for none."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in ("replica", "data"))
+
+
+def _row_axes(names: Sequence[str]) -> Any:
+    return ("replica", "data") if "replica" in names else "data"
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Pins an activation to mesh axes inside a mesh; outside one (tests, notebooks) does nothing."""
-    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, P(*axes))
+    """Pins an activation to mesh axes inside a mesh; outside one (tests, notebooks) does nothing.
+
+    "data" stands for all axes that rows are split over.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    by_rows = _row_axes(mesh.axis_names)
+    return jax.lax.with_sharding_constraint(x, P(*(by_rows if axis == "data" else axis for axis in axes)))
 
 
 def with_sharding(abstract: Any, sharding: Any) -> Any:

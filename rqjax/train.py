@@ -10,14 +10,12 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from clu import parameter_overview
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from ml_collections import config_flags
 
-from rqjax import checkpoint, data, hosts, hub, mesh
+from rqjax import checkpoint, data, hosts, hub, mesh, training_step
 from rqjax.arrays import to_arrays
 from rqjax.config import CADENCE, Config, differences, to_dict
-from rqjax.errors import InputError
+from rqjax.errors import InputError, RunError
 from rqjax.log import Log
 from rqjax.runs import TOKENIZER, load_model
 from rqjax.stages.stage import Stage
@@ -42,7 +40,7 @@ def main(_: Sequence[str]) -> None:
         state = train(config, pathlib.Path(WORKDIR.value))
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
     except Exception as error:
-        if jax.process_count() == 1 or isinstance(error, InputError):
+        if jax.process_count() == 1 or isinstance(error, InputError | RunError):
             raise
         hosts.leave(1, error)
 
@@ -55,34 +53,26 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
     # The run: its configuration is checked, and agrees with what the directory already holds.
     config.check()
     _claim(workdir, config)
-    devices = mesh.make_mesh(config.model_parallel)
     stage = config.stage.build(config.steps)
     key = jax.random.key(config.seed)
-    with jax.set_mesh(devices):
+    placement = training_step.place(config, stage)
+    with jax.set_mesh(placement.mesh):
         # The state: its shapes, its placement, then its values, from disk if there are any.
-        abstract = jax.eval_shape(stage.init, key)
-        sharding = mesh.shard_state(abstract, devices)
+        abstract = mesh.with_sharding(placement.state, placement.sharding)
         saves = checkpoint.Checkpoints(workdir, every=config.save_every, keep=config.keep)
         start = saves.latest() or 0
-        frozen = jax.device_put(_frozen(stage, config, workdir), NamedSharding(devices, P()))
+        frozen = jax.device_put(_frozen(stage, config, workdir), placement.whole)
         if start:
-            state = saves.restore(mesh.with_sharding(abstract, sharding))
+            state = saves.restore(abstract)
         else:
             # runs once: on a CPU, compiling it well would take longer than running it
             quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-            state = jax.jit(stage.init, out_shardings=sharding, compiler_options=quick)(key)
+            state = jax.jit(stage.init, out_shardings=placement.sharding, compiler_options=quick)(key)
             if source := config.start_from or (str(workdir) if hub.holds_model(workdir) else ""):
-                state = _with_weights_of(source, state, mesh.with_sharding(abstract, sharding))
+                state = _with_weights_of(source, state, abstract)
                 hub.copy_licence(source, workdir)
-
-        # The step: one jitted function, its input state donated to its output.
-        rows = NamedSharding(devices, P("data"))
-        step_fn = jax.jit(
-            stage.train_step,
-            in_shardings=(sharding, None, rows, None),
-            out_shardings=(sharding, NamedSharding(devices, P())),
-            donate_argnums=0,
-        )
+        step_fn = training_step.jitted(config, stage, placement)
+        skips, watch = training_step.Skips.none(), training_step.SkipWatch(config.max_skipped)
 
         # The loop. Nothing in it waits for the devices but the lines of the log.
         if hosts.primary():
@@ -90,16 +80,21 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
             (workdir / "parameters.txt").write_text(table + "\n")
         log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
-        with data.batches(config.data, devices, start) as batches, hosts.PreemptionNotice() as notice:
+        with data.batches(config.data, placement.mesh, start) as batches, hosts.PreemptionNotice() as notice:
             _check_classes(config, batches.source.classes)
             for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
-                state, metrics = step_fn(state, frozen, batch, jax.random.fold_in(key, step))
-                if step % config.log_every == 0 or step == config.steps:
+                state, skips, metrics = step_fn(state, skips, frozen, batch, jax.random.fold_in(key, step))
+                last = step == config.steps
+                if step % config.log_every == 0 or last:
                     log.scalars(step, metrics)
                 if step % config.preview_every == 0:
                     log.images(step, stage.preview(state, frozen, batch, jax.random.fold_in(key, step)))
                 leaving = notice.reached(step)
-                saves.save(step, state, to_dict(config), force=leaving or step == config.steps)
+                given_up = watch.given_up_at(step, skips, last=last)
+                saves.save(step, state, to_dict(config), force=leaving or last or given_up is not None)
+                if given_up is not None:
+                    saves.close()
+                    raise _not_finite(workdir, config.max_skipped, given_up, step)
                 if leaving:
                     log.say(f"{workdir}: told to leave, saved step {step}")
                     break
@@ -166,6 +161,14 @@ def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:
     frozen = stage.load_frozen()
     checkpoint.copy_model(config.stage.tokenizer_path, kept, frozen["tokenizer"])
     return frozen
+
+
+def _not_finite(workdir: pathlib.Path, in_a_row: int, given_up: int, saved: int) -> RunError:
+    return RunError(
+        f"{workdir}: {in_a_row} steps in a row up to step {given_up} had a loss or gradient that is not finite, and"
+        f" were skipped; what the steps before them made is saved as step {saved}: lower the learning rate or look at"
+        " the data, and go on from there in a new --workdir with --config.start_from"
+    )
 
 
 def _size(abstract: Any) -> str:

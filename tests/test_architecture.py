@@ -32,7 +32,8 @@ ALLOWED = {
     "imported": {"checkpoint", "config", "models", "nets", "presets", "pytorch", "stages", "errors"},
     "optim": {"mesh", "errors"},
     "mesh": {"errors"},
-    "data": {"errors", "images", "sources", "augment"},
+    "training_step": {"config", "stages", "mesh"},
+    "data": {"errors", "images", "mesh", "sources", "augment"},
     "sources": {"errors"},
     "augment": {"errors"},
 }

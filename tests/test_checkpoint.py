@@ -30,7 +30,7 @@ def init(key):
 
 @pytest.fixture
 def saved(tmp_path):
-    devices = mesh.make_mesh(2)
+    devices = mesh.make_mesh("4x2")
     abstract = jax.eval_shape(init, jax.random.key(0))
     state = jax.jit(init, out_shardings=mesh.shard_state(abstract, devices))(jax.random.key(0))
     saves = checkpoint.Checkpoints(tmp_path, every=2, keep=2)
@@ -48,8 +48,8 @@ def equal(a, b):
 
 def test_state_comes_back_on_another_mesh(saved):
     path, abstract, state = saved
-    for model in (1, 4):
-        sharding = mesh.shard_state(abstract, mesh.make_mesh(model))
+    for shape in ("8x1", "2x4"):
+        sharding = mesh.shard_state(abstract, mesh.make_mesh(shape))
         saves = checkpoint.Checkpoints(path, every=2, keep=2)
         assert saves.latest() == 5
         found = saves.restore(mesh.with_sharding(abstract, sharding))

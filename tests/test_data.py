@@ -81,7 +81,7 @@ def test_hosts_together_read_what_one_reads_in_the_same_order(hosts):
 def test_meshes_hold_the_same_batch():
     meshes = [
         make_mesh(),
-        make_mesh(model=4),
+        make_mesh("2x4"),
         make_mesh(devices=jax.devices()[:1]),
         make_mesh(devices=jax.devices()[::-1]),
     ]
@@ -90,7 +90,7 @@ def test_meshes_hold_the_same_batch():
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"batch=12 .* 8 shards"):
+    with pytest.raises(InputError, match=r"batch=12 .* 8 parts"):
         batches(config(batch=12), make_mesh())
 
 

@@ -194,7 +194,7 @@ def test_eight_devices_draw_what_one_does(dual):
     """Rows over "data", heads over "model"."""
     labels = jnp.arange(8) % 3
     expected = generate(dual, labels, KEY, DQSamplingOptions())
-    mesh = make_mesh(model=2)
+    mesh = make_mesh("4x2")
     with jax.set_mesh(mesh):
         split = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
         model, key = jax.device_put((dual, KEY), NamedSharding(mesh, PartitionSpec()))

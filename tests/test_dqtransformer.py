@@ -473,7 +473,7 @@ def test_eight_devices_compute_what_one_does():
         return model.loss_from_codes(network, codes, labels)[0]
 
     expected = jax.jit(jax.value_and_grad(loss))(model.network, codes, labels)
-    mesh = meshes.make_mesh(model=2)
+    mesh = meshes.make_mesh("4x2")
     place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))  # noqa: E731
     network = jax.device_put(model.network, place())
     kernel = model.network.content_stack.blocks.query.kernel

@@ -112,7 +112,7 @@ REFUSED = {
     ),
     "batch": (
         ["train", f"--config={TINY}", "--workdir=x", "--config.data.batch=12"],
-        "data.batch=12 is not a multiple",
+        "no mesh of 8 devices splits 12 rows: choose data.batch",
     ),
 }
 

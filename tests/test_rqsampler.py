@@ -71,7 +71,7 @@ def test_eight_devices_draw_what_one_does(model, books):
     """Rows over "data", heads over "model"."""
     labels = jnp.arange(8) % 5
     expected = generate(model, books, labels, KEY, SamplingOptions(top_p=0.9))
-    mesh = make_mesh(model=2)
+    mesh = make_mesh("4x2")
     with jax.set_mesh(mesh):
         split = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
         everywhere = jax.device_put((model, books, KEY), NamedSharding(mesh, PartitionSpec()))

@@ -446,7 +446,7 @@ def test_eight_devices_compute_what_one_does():
         return model.loss(network, tokenizer, image, labels, jax.random.key(3), train=True)[0]
 
     expected = jax.jit(jax.value_and_grad(loss))(model.network, tokenizer, image, labels)
-    mesh = meshes.make_mesh(model=2)
+    mesh = meshes.make_mesh("4x2")
     rows = NamedSharding(mesh, PartitionSpec("data"))
     split = NamedSharding(mesh, PartitionSpec(None, None, "model"))
     network = jax.device_put(model.network, NamedSharding(mesh, PartitionSpec()))

@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.errors import InputError
-from rqjax.mesh import constrain
+from rqjax.mesh import constrain, shards
 from rqjax.models import cross_entropy
 from rqjax.nets.router import NAMES
 from rqjax.quantize import packing
@@ -58,11 +58,8 @@ def packed(tokens: Tokens, layout: SequenceLayout, groups: int, row_length: int,
     batch, length = tokens.content.shape
     if batch % groups:
         raise InputError(f"pack_groups={groups} does not divide a batch of {batch}: choose a divisor")
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and groups % mesh.shape["data"]:
-        raise InputError(
-            f"pack_groups={groups} for {mesh.shape['data']} data shards: choose a multiple of their number"
-        )
+    if groups % (parts := shards(jax.sharding.get_abstract_mesh())):
+        raise InputError(f"pack_groups={groups} for {parts} data shards: choose a multiple of their number")
     rows = row_count(batch // groups, length, row_length, rows_per_image)
 
     def pack(tokens: Tokens) -> Rows:

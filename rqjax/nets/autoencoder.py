@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rqjax.mesh import constrain
+from rqjax.mesh import constrain, shards
 
 from .init import torch_uniform
 
 
 def by_batch(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """x, pinned to the data axis of the mesh where that divides the batch; a preview of one image stays whole."""
-    return x if x.shape[0] % jax.sharding.get_abstract_mesh().shape.get("data", 1) else constrain(x, "data")
+    return x if x.shape[0] % shards(jax.sharding.get_abstract_mesh()) else constrain(x, "data")
 
 
 def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride: int = 1, padding="SAME") -> nnx.Conv:

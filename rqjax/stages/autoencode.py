@@ -139,7 +139,7 @@ class _Autoencode:
         )
         d_recon, terms = self.objective(state, frozen, image, recon, features)
         (grads,) = pullback((d_recon, jnp.ones_like(auxiliary)))
-        metrics |= terms | {"loss_total": terms["loss_total"] + auxiliary}
+        metrics |= terms | {"loss_total": terms["loss_total"] + auxiliary, "gradient_norm": optax.global_norm(grads)}
 
         updates, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network)
         network = optax.apply_updates(state.model.network, updates)
@@ -201,11 +201,12 @@ class _Autoencode:
         def update() -> tuple[Any, Any, dict[str, Array]]:
             (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(state.discriminator)
             updates, optimizer = self.disc_optimizer.update(grads, state.disc_optimizer, state.discriminator)
-            return optax.apply_updates(state.discriminator, updates), optimizer, {"discriminator": value, **logits}
+            found = {"discriminator": value, "disc_gradient_norm": optax.global_norm(grads), **logits}
+            return optax.apply_updates(state.discriminator, updates), optimizer, found
 
         def wait() -> tuple[Any, Any, dict[str, Array]]:
-            silent = {name: jnp.zeros(()) for name in ("discriminator", "logits_real", "logits_fake")}
-            return state.discriminator, state.disc_optimizer, silent
+            names = ("discriminator", "disc_gradient_norm", "logits_real", "logits_fake")
+            return state.discriminator, state.disc_optimizer, {name: jnp.zeros(()) for name in names}
 
         return self.when_begun(state, update, wait)
 

@@ -56,4 +56,4 @@ def _train_step(config: ClassifyConfig, steps: int, state: ClassifyState, batch:
     grads, metrics = jax.grad(state.model.loss, has_aux=True)(network, image, labels)
     updates, optimizer = optim.make(config.optimizer, steps).update(grads, state.optimizer, network)
     model = dataclasses.replace(state.model, network=optax.apply_updates(network, updates))
-    return ClassifyState(state.step + 1, model, optimizer), metrics
+    return ClassifyState(state.step + 1, model, optimizer), metrics | {"gradient_norm": optax.global_norm(grads)}

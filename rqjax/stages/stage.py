@@ -30,7 +30,8 @@ class Stage:
 
     train_step: Callable[[Any, Any, Batch, Array], tuple[Any, dict[str, Array]]]
     """(state, frozen, batch, key) -> (state, scalar metrics); pure, and meant to be jitted with the state donated. The
-    key is this step's own."""
+    key is this step's own. Losses and norms of gradients are among the metrics: a step with one that is not finite is
+    skipped."""
 
     preview: Callable[[Any, Any, Batch, Array], dict[str, Array]]
     """(state, frozen, batch, key) -> uint8 images [n h w 3] by name; pure."""

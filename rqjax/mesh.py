@@ -114,11 +114,11 @@ def name_of(path: tuple[Any, ...]) -> str:
     return name.removesuffix("/value")
 
 
-def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False) -> Any:
+def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size: int = MIN_SIZE) -> Any:
     """A NamedSharding for every leaf of `state`.
 
     The model axis splits what TENSOR_PARALLEL names; the data axis the largest other dimension that it divides (FSDP),
-    of arrays of MIN_SIZE elements or more. Codebooks are whole on every device, or with `split_codebooks` split by code
+    of arrays of `min_size` elements or more. Codebooks are whole on every device, or with `split_codebooks` split by code
     like any array. Raises InputError if the model axis does not divide a layer's heads or features.
     """
 
@@ -129,7 +129,7 @@ def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False) -> Any:
         axes: list[str | None] = [None] * x.ndim
         if (axis := _tensor_axis(name, x, mesh.shape["model"])) is not None:
             axes[axis] = "model"
-        if (axis := _fsdp_axis(name, x, mesh.shape["data"], axes)) is not None:
+        if x.size >= min_size and (axis := _fsdp_axis(name, x, mesh.shape["data"], axes)) is not None:
             axes[axis] = "data"
         return NamedSharding(mesh, P(*axes) if any(axes) else P())
 
@@ -148,7 +148,7 @@ def _tensor_axis(name: str, x: Any, n: int) -> int | None:
 
 
 def _fsdp_axis(name: str, x: Any, n: int, axes: Sequence[str | None]) -> int | None:
-    if x.size < MIN_SIZE or n == 1:
+    if n == 1:
         return None
     first = 1 if LAYERS in name else 0
     free = [i for i in np.argsort(x.shape)[::-1] if i >= first and axes[i] is None and x.shape[i] % n == 0]

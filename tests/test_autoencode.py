@@ -258,7 +258,7 @@ def test_without_weights_there_is_neither_discriminator_nor_lpips():
     assert stage.frozen() is None
     assert stage.load_frozen() is None
     _, metrics = jax.jit(stage.train_step)(state, None, batch(), jax.random.key(0))
-    assert set(metrics) == {"loss_total", "reconstruction", "commitment", "learning_rate"}
+    assert set(metrics) == {"loss_total", "reconstruction", "commitment", "gradient_norm", "learning_rate"}
 
 
 def test_a_second_forward_pass_updates_the_codebooks_twice():

@@ -1,4 +1,4 @@
-"""Eight fake devices and a compilation cache, set before JAX is imported; and the golden cases."""
+"""Eight fake devices and a compilation cache, set before JAX is imported; golden cases; a table of figures."""
 
 import json
 import os
@@ -80,3 +80,24 @@ def noise_keys(grad_digest: dict[str, list[float]]) -> set[str]:
 @pytest.fixture
 def golden():
     return Golden
+
+
+@pytest.fixture
+def figures(request):
+    """A callable (what, found) that adds one row to the table of measured figures at the end of the session."""
+
+    def record(what: str, found: str) -> None:
+        request.node.user_properties.append(("figure", (what, found)))  # reports carry them, from xdist's workers too
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for group in terminalreporter.stats.values() for r in group if getattr(r, "when", "") == "call"]
+    rows = [(*row, r.outcome) for r in reports for name, row in r.user_properties if name == "figure"]
+    if not rows:
+        return
+    width = max(len(what) for what, _, _ in rows)
+    terminalreporter.section("figures")
+    for what, found, outcome in rows:
+        terminalreporter.line(f"{what:<{width}}  {found}" + ("" if outcome == "passed" else f"  [{outcome}]"))

@@ -118,8 +118,8 @@ def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size:
     """A NamedSharding for every leaf of `state`.
 
     The model axis splits what TENSOR_PARALLEL names; the data axis the largest other dimension that it divides (FSDP),
-    of arrays of `min_size` elements or more. Codebooks are whole on every device, or with `split_codebooks` split by code
-    like any array. Raises InputError if the model axis does not divide a layer's heads or features.
+    of arrays of `min_size` elements or more. Codebooks are whole on every device, or with `split_codebooks` split by
+    code like any array. Raises InputError if the model axis does not divide a layer's heads or features.
     """
 
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:

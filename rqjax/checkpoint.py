@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
+import os
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from rqjax import hub, mesh
 from rqjax.arrays import check_fit, from_arrays, to_arrays
 from rqjax.errors import InputError
+from rqjax.remote import Path, in_bucket, to_path
 
 FOLDER = "checkpoints"
 UNREADABLE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
@@ -22,8 +23,8 @@ UNREADABLE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
 class Checkpoints:
     """The checkpoints of one run directory, saved asynchronously; a save that is cut off never replaces a whole one."""
 
-    def __init__(self, workdir: str | pathlib.Path, *, every: int, keep: int):
-        self.folder = pathlib.Path(workdir).absolute() / FOLDER
+    def __init__(self, workdir: str | os.PathLike[str], *, every: int, keep: int):
+        self.folder = _folder(workdir)
         options = ocp.CheckpointManagerOptions(
             save_interval_steps=every, max_to_keep=keep, enable_async_checkpointing=True, step_prefix=None
         )
@@ -61,7 +62,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration, as JSON, of the newest checkpoint in a run directory. Raises InputError if there is none.
 
     A folder that is a model by itself (rqjax.hub) serves here, and below, as a run directory with one checkpoint.
@@ -75,34 +76,34 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
 
 
-def has_item(workdir: str | pathlib.Path, name: str) -> bool:
+def has_item(workdir: str | os.PathLike[str], name: str) -> bool:
     """Whether the newest checkpoint of a run directory holds the state's field `name`."""
     return hub.has_item(workdir, name) if _is_folder(workdir) else (_newest(workdir) / name).is_dir()
 
 
-def restore_model(workdir: str | pathlib.Path, abstract: Any, *, ema: bool = True) -> Any:
+def restore_model(workdir: str | os.PathLike[str], abstract: Any, *, ema: bool = True) -> Any:
     """The newest model in a run directory: its averaged weights where `ema` and the run kept them."""
     return restore_item(workdir, "ema" if ema and has_item(workdir, "ema") else "model", abstract)
 
 
-def restore_item(workdir: str | pathlib.Path, name: str, abstract: Any) -> Any:
+def restore_item(workdir: str | os.PathLike[str], name: str, abstract: Any) -> Any:
     """One field of the newest state in a run directory, placed as `abstract` says, or whole on every device."""
     if _is_folder(workdir):
         return hub.restore_item(workdir, name, abstract)
     return _restore(_newest(workdir) / name, abstract)
 
 
-def exists(workdir: str | pathlib.Path) -> bool:
+def exists(workdir: str | os.PathLike[str]) -> bool:
     """Whether a run directory holds a whole checkpoint."""
     return bool(_steps(workdir)) or hub.holds_model(workdir)
 
 
-def latest_step(workdir: str | pathlib.Path) -> int:
+def latest_step(workdir: str | os.PathLike[str]) -> int:
     """The step of the newest whole checkpoint in a run directory. Raises InputError if there is none."""
     return 0 if _is_folder(workdir) else int(_newest(workdir).name)
 
 
-def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: Any) -> None:
+def copy_model(source: str | os.PathLike[str], target: str | os.PathLike[str], model: Any) -> None:
     """Writes `model` as a run directory of its own at `target`, with the step and config of the run at `source`."""
 
     @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def copy_model(source: str | pathlib.Path, target: str | pathlib.Path, model: An
     hub.copy_licence(source, target)
 
 
-def _is_folder(workdir: str | pathlib.Path) -> bool:
+def _is_folder(workdir: str | os.PathLike[str]) -> bool:
     """Whether there is no checkpoint, but a model by itself."""
     return not _steps(workdir) and hub.holds_model(workdir)
 
@@ -125,22 +126,28 @@ def _items(state: Any) -> dict[str, dict[str, jax.Array]]:
     return {name: arrays for name, arrays in fields.items() if arrays}
 
 
-def _newest(workdir: str | pathlib.Path) -> pathlib.Path:
+def _newest(workdir: str | os.PathLike[str]) -> Path:
     steps = _steps(workdir)
     if not steps:
         raise InputError(
             f"{workdir} holds no checkpoint: expected a run directory, of `rqjax train` or `rqjax convert`"
         )
-    return pathlib.Path(workdir).absolute() / FOLDER / str(max(steps))
+    return _folder(workdir) / str(max(steps))
 
 
-def _steps(workdir: str | pathlib.Path) -> list[int]:
-    folder = pathlib.Path(workdir).absolute() / FOLDER
+def _folder(workdir: str | os.PathLike[str]) -> Path:
+    path = to_path(workdir)
+    # the names in a bucket are absolute, and epath takes them for relative ones
+    return (path if in_bucket(path) else path.absolute()) / FOLDER
+
+
+def _steps(workdir: str | os.PathLike[str]) -> list[int]:
+    folder = _folder(workdir)
     found = ocp.path.step.standard_name_format().find_all(folder) if folder.is_dir() else ()
     return [whole.step for whole in found]
 
 
-def _restore(path: pathlib.Path, like: Any) -> Any:
+def _restore(path: Path, like: Any) -> Any:
     expected = to_arrays({path.name: _placed(like)})
     with ocp.StandardCheckpointer() as door:
         try:
@@ -165,6 +172,6 @@ def _placed(like: Any) -> Any:
     )
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+def _damaged(path: Path, error: Exception) -> InputError:
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     return InputError(f"cannot read {path} ({reason}): delete {path.parent} to go on from the checkpoint before it")

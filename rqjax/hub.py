@@ -15,6 +15,7 @@ import numpy as np
 from rqjax.arrays import check_fit, from_arrays, to_arrays
 from rqjax.errors import InputError
 from rqjax.pytorch.safetensor_file import load_safetensors, save_safetensors
+from rqjax.remote import in_bucket, on_disk, to_path
 
 CONFIG = "config.json"
 LICENCE = "licence.txt"
@@ -27,7 +28,10 @@ def new_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
 
     Raises InputError if there is something at `path` already, or nothing can be written there.
     """
-    final = pathlib.Path(path).absolute()
+    final = to_path(path)
+    if in_bucket(final):
+        raise InputError(f"{path} is in a bucket: write to a local folder, and copy that one there")
+    final = pathlib.Path(final).absolute()
     if final.exists() or final.is_symlink():
         raise InputError(f"{path} exists already: choose another place, or remove it")
     partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
@@ -46,7 +50,7 @@ def new_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
 
 def holds_model(folder: str | os.PathLike[str]) -> bool:
     """Whether a folder holds a model by itself."""
-    return (pathlib.Path(folder) / f"{MODEL}.safetensors").is_file()
+    return (to_path(folder) / f"{MODEL}.safetensors").is_file()
 
 
 def save(folder: pathlib.Path, config: Mapping[str, Any], items: Mapping[str, Any], licence: str) -> None:
@@ -60,7 +64,7 @@ def save(folder: pathlib.Path, config: Mapping[str, Any], items: Mapping[str, An
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration of a folder, as JSON. Raises InputError if it is missing or damaged."""
-    path = pathlib.Path(folder) / CONFIG
+    path = to_path(folder) / CONFIG
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -72,13 +76,15 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def has_item(folder: str | os.PathLike[str], name: str) -> bool:
     """Whether a folder holds the arrays of `name`."""
-    return (pathlib.Path(folder) / f"{name}.safetensors").is_file()
+    return (to_path(folder) / f"{name}.safetensors").is_file()
 
 
 def restore_item(folder: str | os.PathLike[str], name: str, abstract: Any) -> Any:
     """The arrays of `name`, placed as `abstract` says, or on the first device. Raises InputError if they don't fit."""
-    path = pathlib.Path(folder) / f"{name}.safetensors"
-    expected, (stored, _) = to_arrays(abstract), load_safetensors(path)
+    path = to_path(folder) / f"{name}.safetensors"
+    expected = to_arrays(abstract)
+    with on_disk(path) as file:
+        stored, _ = load_safetensors(file)  # stays readable when the file is gone
     check_fit(expected, stored, str(path))
     placed = {
         key: jax.device_put(np.asarray(stored[key], like.dtype), getattr(like, "sharding", None))
@@ -89,14 +95,14 @@ def restore_item(folder: str | os.PathLike[str], name: str, abstract: Any) -> An
 
 def read_licence(folder: str | os.PathLike[str]) -> str:
     """The licence recorded beside a model; empty if there is none."""
-    path = pathlib.Path(folder) / LICENCE
+    path = to_path(folder) / LICENCE
     return path.read_text().strip() if path.is_file() else ""
 
 
 def write_licence(folder: str | os.PathLike[str], licence: str) -> None:
     """Records a licence beside a model, if it is not empty."""
     if licence:
-        (pathlib.Path(folder) / LICENCE).write_text(licence.strip() + "\n")
+        (to_path(folder) / LICENCE).write_text(licence.strip() + "\n")
 
 
 def copy_licence(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,19 +13,28 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from rqjax.remote import Path, in_bucket, to_path
+
 FILE = "metrics.jsonl"
+COPY_SECONDS = 60
+"""How often the files of a run in a bucket, where nothing can be added to a file, are copied there."""
 
 
 class Log:
-    """Scalars and images of one run, written by the first host alone."""
+    """Scalars and images of one run, written by the first host alone.
 
-    def __init__(self, workdir: pathlib.Path, *, start: int, steps: int, images_per_step: int):
+    Those of a run in a bucket are written here, and copied there once a minute and at the end.
+    """
+
+    def __init__(self, workdir: Path, *, start: int, steps: int, images_per_step: int):
         self._steps, self._images_per_step = steps, images_per_step
         self._primary = jax.process_index() == 0
         self._last = (start, time.perf_counter())
         if self._primary:
-            self._file = _continue(workdir / FILE, start)
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._copies = _Copies(workdir) if in_bucket(workdir) else None
+            folder = self._copies.folder if self._copies else pathlib.Path(workdir)
+            self._file = _continue(folder / FILE, start)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the metrics of `step`; reading them waits for the devices."""
@@ -38,6 +49,9 @@ class Log:
         print(json.dumps({"step": step, **finite}), file=self._file, flush=True)
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._copies and self._copies.due():
+            self._board.flush()
+            self._copies.write()
         print(_line(step, self._steps, values, seconds * (self._steps - step)), flush=True)
 
     def images(self, step: int, images: Mapping[str, Any]) -> None:
@@ -56,11 +70,43 @@ class Log:
         if self._primary:
             self._file.close()
             self._board.close()
+            if self._copies:
+                self._copies.close()
 
 
-def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+class _Copies:
+    """A folder of this machine whose files are copied to one in a bucket; it starts with the metrics found there."""
+
+    def __init__(self, target: Path):
+        self._target = target
+        self._place = tempfile.TemporaryDirectory()
+        self.folder = pathlib.Path(self._place.name)
+        self._sizes: dict[pathlib.Path, int] = {}
+        self._last = time.monotonic()
+        if (target / FILE).is_file():
+            (self.folder / FILE).write_bytes((target / FILE).read_bytes())
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= COPY_SECONDS
+
+    def write(self) -> None:
+        """Copies the files that grew or shrank."""
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            if len(content) != self._sizes.get(path):
+                (self._target / path.relative_to(self.folder).as_posix()).write_bytes(content)
+                self._sizes[path] = len(content)
+        self._last = time.monotonic()
+
+    def close(self) -> None:
+        if self.folder.exists():
+            self.write()
+            self._place.cleanup()
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl, in order of step."""
-    path = pathlib.Path(workdir) / FILE
+    path = to_path(workdir) / FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 

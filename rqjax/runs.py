@@ -1,6 +1,6 @@
 """A run directory as something to use: its configuration and its trained model."""
 
-import pathlib
+import os
 from typing import Any
 
 import jax
@@ -8,13 +8,14 @@ import jax
 from rqjax import checkpoint, hub
 from rqjax.config import Config, from_dict
 from rqjax.errors import InputError
+from rqjax.remote import to_path
 from rqjax.stages.predict import PredictConfig
 
 TOKENIZER = "tokenizer"
 """Where a prior's run directory keeps the frozen tokenizer it was trained on, as a run directory of its own."""
 
 
-def load_config(path: str | pathlib.Path) -> Config:
+def load_config(path: str | os.PathLike[str]) -> Config:
     """The configuration that made the newest checkpoint of a run directory."""
     config = from_dict(checkpoint.read_config(path))
     if not isinstance(config, Config):
@@ -22,18 +23,18 @@ def load_config(path: str | pathlib.Path) -> Config:
     return config
 
 
-def load_model(path: str | pathlib.Path, *, ema: bool = True) -> tuple[Config, Any]:
+def load_model(path: str | os.PathLike[str], *, ema: bool = True) -> tuple[Config, Any]:
     """The configuration and the model of a run directory; its averaged weights where `ema` and the run kept them."""
     config = load_config(path)
     abstract = jax.eval_shape(config.stage.model.init, jax.random.key(0))
     return config, checkpoint.restore_model(path, abstract, ema=ema)
 
 
-def load_tokenizer(path: str | pathlib.Path) -> tuple[Config, Any]:
+def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Config, Any]:
     """The tokenizer of a run directory, be it the tokenizer's own or that of a prior, which keeps a copy."""
     if not isinstance(load_config(path).stage, PredictConfig):
         return load_model(path)
-    kept = pathlib.Path(path) / TOKENIZER
+    kept = to_path(path) / TOKENIZER
     if not checkpoint.exists(kept):
         raise InputError(f"{path} holds a prior without its tokenizer: pass --tokenizer DIR, the one it was trained on")
     return load_model(kept)
@@ -47,7 +48,7 @@ def check_tokenizer(prior: Config, tokenizer: Config) -> None:
     ours.check_tokenizer(theirs)
 
 
-def licences(*paths: str | pathlib.Path) -> list[str]:
+def licences(*paths: str | os.PathLike[str]) -> list[str]:
     """The licences recorded beside models, and beside the tokenizers that priors keep, each once."""
-    folders = [folder for path in paths for folder in (pathlib.Path(path), pathlib.Path(path) / TOKENIZER)]
+    folders = [folder for path in paths for folder in (to_path(path), to_path(path) / TOKENIZER)]
     return list(dict.fromkeys(filter(None, map(hub.read_licence, folders))))

@@ -1,8 +1,8 @@
 """Trains one stage: `rqjax train --config configs/quickstart.py:rqvae --workdir runs/a --config.steps=400`."""
 
+import contextlib
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ from rqjax.arrays import to_arrays
 from rqjax.config import CADENCE, Config, differences, to_dict
 from rqjax.errors import InputError, RunError
 from rqjax.log import Log
+from rqjax.remote import Path, to_path
 from rqjax.runs import TOKENIZER, load_model
 from rqjax.stages.stage import Stage
 
@@ -37,7 +38,7 @@ def main(_: Sequence[str]) -> None:
     hosts.join(FLAGS)
     config = CONFIG.value
     try:
-        state = train(config, pathlib.Path(WORKDIR.value))
+        state = train(config, to_path(WORKDIR.value))
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
     except Exception as error:
         if jax.process_count() == 1 or isinstance(error, InputError | RunError):
@@ -45,7 +46,7 @@ def main(_: Sequence[str]) -> None:
         hosts.leave(1, error)
 
 
-def train(config: Config, workdir: pathlib.Path) -> Any:
+def train(config: Config, workdir: Path) -> Any:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
@@ -80,7 +81,11 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
             (workdir / "parameters.txt").write_text(table + "\n")
         log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
-        with data.batches(config.data, placement.mesh, start) as batches, hosts.PreemptionNotice() as notice:
+        with (
+            contextlib.closing(log),
+            data.batches(config.data, placement.mesh, start) as batches,
+            hosts.PreemptionNotice() as notice,
+        ):
             _check_classes(config, batches.source.classes)
             for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
                 state, skips, metrics = step_fn(state, skips, frozen, batch, jax.random.fold_in(key, step))
@@ -101,11 +106,10 @@ def train(config: Config, workdir: pathlib.Path) -> Any:
             for name, reason in batches.corrupt.items():
                 log.say(f"skipped {name}: {reason}")
         saves.close()
-        log.close()
     return state
 
 
-def _claim(workdir: pathlib.Path, config: Config) -> None:
+def _claim(workdir: Path, config: Config) -> None:
     """Makes `workdir` this run's, or raises InputError if it belongs to another configuration."""
     path = workdir / "config.json"
     ours = to_dict(config)
@@ -151,7 +155,7 @@ def _with_weights_of(source: str, state: Any, abstract: Any) -> Any:
     return dataclasses.replace(state, **found)
 
 
-def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:
+def _frozen(stage: Stage, config: Config, workdir: Path) -> Any:
     """What the stage reads and never trains. A prior keeps its tokenizer, so that its directory is enough to sample."""
     if not hasattr(config.stage, "tokenizer"):
         return stage.load_frozen()
@@ -163,7 +167,7 @@ def _frozen(stage: Stage, config: Config, workdir: pathlib.Path) -> Any:
     return frozen
 
 
-def _not_finite(workdir: pathlib.Path, in_a_row: int, given_up: int, saved: int) -> RunError:
+def _not_finite(workdir: Path, in_a_row: int, given_up: int, saved: int) -> RunError:
     return RunError(
         f"{workdir}: {in_a_row} steps in a row up to step {given_up} had a loss or gradient that is not finite, and"
         f" were skipped; what the steps before them made is saved as step {saved}: lower the learning rate or look at"

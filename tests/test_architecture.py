@@ -4,7 +4,7 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
-SPINE = {"arrays", "checkpoint", "data", "errors", "images", "log", "mesh", "metrics", "optim", "text"}
+SPINE = {"arrays", "checkpoint", "data", "errors", "images", "log", "mesh", "metrics", "optim", "remote", "text"}
 PROGRAMS = {
     "quickstart",
     "train",
@@ -26,8 +26,9 @@ ALLOWED = {
     "config": {"stages", "models", "data", "optim", "errors"},
     "runs": {"config", "hub", "stages", "pytorch"} | SPINE,
     "arrays": {"mesh", "errors"},
-    "checkpoint": {"arrays", "hub", "mesh", "errors"},
-    "hub": {"arrays", "pytorch", "errors"},
+    "checkpoint": {"arrays", "hub", "mesh", "remote", "errors"},
+    "hub": {"arrays", "pytorch", "remote", "errors"},
+    "log": {"remote", "errors"},
     "presets": {"stages", "models", "data", "optim", "errors"},
     "imported": {"checkpoint", "config", "models", "nets", "presets", "pytorch", "stages", "errors"},
     "optim": {"mesh", "errors"},

@@ -1,7 +1,6 @@
 """Stage 2: a prior over the codes of a frozen tokenizer, which runs inside the step."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from rqjax import checkpoint, mesh, optim
 from rqjax.errors import InputError
 from rqjax.images import to_float, to_uint8
 from rqjax.models.rqsampler import SamplingOptions
+from rqjax.remote import to_path
 from rqjax.stages.stage import Stage
 
 
@@ -83,7 +83,7 @@ def _optimizer(config: PredictConfig, steps: int) -> optax.GradientTransformatio
 
 def _load_tokenizer(config: PredictConfig) -> Any:
     """The tokenizer in tokenizer_path, if it is the one that the config describes."""
-    path = pathlib.Path(config.tokenizer_path)
+    path = to_path(config.tokenizer_path)
     if not config.tokenizer_path or not path.is_dir():
         raise InputError(
             f"stage.tokenizer_path is {config.tokenizer_path!r}: expected the run directory of a trained tokenizer;"

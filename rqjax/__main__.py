@@ -4,7 +4,7 @@ import importlib
 import logging as python_logging
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections.config_flags import config_flags
@@ -18,6 +18,7 @@ VERBS = {
     "sample": "new images from a prior",
     "reconstruct": "images through a tokenizer and back",
     "thresholds": "the entropy thresholds of a data set, for a DQ-VAE's router",
+    "compile": "what a step would cost on a TPU slice, by its compiler and without the slice",
     "report": "the training curves of runs as one page",
     "convert": "models to and from PyTorch's files and safetensors",
 }
@@ -80,8 +81,17 @@ def _one_line(error: Exception) -> str:
 
 def _quieten() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # orbax prints the traceback of every error that it raises as well
     python_logging.getLogger("jax").setLevel(python_logging.ERROR)
+    # a save that failed has been reported; what else comes of it is noise
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+    sys.unraisablehook = _report_unraisable
+
+
+def _report_unraisable(found: Any) -> None:
+    """But for tensorstore's writes that end after orbax has given a save up and closed its event loop."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def _refuse(message: str, status: int = 2) -> NoReturn:

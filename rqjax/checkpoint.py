@@ -1,8 +1,10 @@
 """The only door between training state and disk: one orbax item per field of the state, the config beside them."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -10,9 +12,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rqjax import hub, mesh
+from rqjax import disk, hub, mesh
 from rqjax.arrays import check_fit, from_arrays, to_arrays
-from rqjax.errors import InputError
+from rqjax.errors import InputError, RunError
 from rqjax.remote import Path, in_bucket, to_path
 
 FOLDER = "checkpoints"
@@ -26,8 +28,13 @@ class Checkpoints:
     def __init__(self, workdir: str | os.PathLike[str], *, every: int, keep: int):
         self.folder = _folder(workdir)
         options = ocp.CheckpointManagerOptions(
-            save_interval_steps=every, max_to_keep=keep, enable_async_checkpointing=True, step_prefix=None
+            save_interval_steps=every,
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            step_prefix=None,
+            cleanup_tmp_directories=True,  # a save that was cut off takes space that the next one may need
         )
+        self._under_way = 0
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
@@ -37,13 +44,17 @@ class Checkpoints:
     def save(self, step: int, state: Any, config: dict[str, Any], *, force: bool = False) -> bool:
         """Starts a save of every non-empty field of `state` if one is due at `step`; True if it did.
 
-        `step` is a Python int: reading `state.step` would stall the devices.
+        `step` is a Python int: reading `state.step` would stall the devices. Raises RunError if the disk does not take
+        this save, or did not take the one before.
         """
         if step == self.latest() or not (force or self._manager.should_save(step)):
             return False
         items = {name: ocp.args.StandardSave(arrays) for name, arrays in _items(state).items()}
         args = ocp.args.Composite(config=ocp.args.JsonSave(config), **items)
-        return self._manager.save(step, args=args, force=force)
+        with self._saving():
+            self._manager.wait_until_finished()
+            self._under_way = step
+            return self._manager.save(step, args=args, force=force)
 
     def restore(self, abstract: Any) -> Any:
         """The newest state, placed as the shapes and shardings of `abstract` say, whatever mesh wrote it."""
@@ -57,9 +68,48 @@ class Checkpoints:
         return dataclasses.replace(abstract, **found)
 
     def close(self) -> None:
-        """Waits for a save under way, and ends the manager's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for a save under way, and ends the manager's threads. Raises RunError if the disk did not take it."""
+        with self._saving():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Closes; a run that something else ended gets its last save too, if it can be had."""
+        if kind is None:
+            self.close()
+        elif jax.process_count() == 1:  # others would have to wait with this one
+            with contextlib.suppress(*UNREADABLE):
+                self.close()
+
+    def _saving(self) -> contextlib.AbstractContextManager[None]:
+        return failing_disk(self.folder.parent, lambda: f"cannot save step {self._under_way}", writing=True)
+
+
+@contextlib.contextmanager
+def failing_disk(
+    workdir: str | os.PathLike[str], what: Callable[[], str] = lambda: "cannot go on", *, writing: bool = False
+) -> Generator[None]:
+    """Makes of an error of the disk a RunError that says `what` failed, why, which step is whole, and the remedy.
+
+    With `writing` the block only writes: what disk.reason understands by it.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        for earlier in disk.chain(error):
+            if isinstance(earlier, InputError | RunError):
+                raise earlier from earlier.__cause__  # said already, but files could not be closed either
+        if (found := disk.reason(error, writing=writing)) is None:
+            raise
+        happened, remedy = found
+        try:
+            whole = f"the last whole checkpoint is step {max(_steps(workdir))}"
+        except (OSError, ValueError):
+            whole = "there is no whole checkpoint"
+        raise RunError(f"{workdir}: {what()}: {happened}; {whole}: {remedy} and run the same command again") from error
 
 
 def read_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a run says: lines on the console, metrics.jsonl for programs, TensorBoard for people."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,13 +12,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter, directory_check
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore  (made at import)
 
 from rqjax.remote import Path, in_bucket, to_path
 
 FILE = "metrics.jsonl"
 COPY_SECONDS = 60
 """How often the files of a run in a bucket, where nothing can be added to a file, are copied there."""
+
+
+FLUSH_SECONDS = 30
+"""How often what TensorBoard shows is brought to disk."""
 
 
 class Log:
@@ -34,7 +41,7 @@ class Log:
             self._copies = _Copies(workdir) if in_bucket(workdir) else None
             folder = self._copies.folder if self._copies else pathlib.Path(workdir)
             self._file = _continue(folder / FILE, start)
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+            self._board = _Board(folder / "tensorboard", start)
 
     def scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes the metrics of `step`; reading them waits for the devices."""
@@ -48,7 +55,7 @@ class Log:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         print(json.dumps({"step": step, **finite}), file=self._file, flush=True)
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add(summary.scalar(name, value), step)
         if self._copies and self._copies.due():
             self._board.flush()
             self._copies.write()
@@ -58,7 +65,8 @@ class Log:
         """Writes uint8 pictures [n h w c], each set as one row."""
         for name, rows in jax.device_get(dict(images)).items():
             if self._primary:
-                self._board.add_image(name, np.concatenate(list(rows), axis=1), step, dataformats="HWC")
+                row = np.concatenate(list(rows), axis=1)
+                self._board.add(summary.image(name, row, dataformats="HWC"), step)
 
     def say(self, text: str) -> None:
         """Prints one line, on the first host."""
@@ -66,12 +74,43 @@ class Log:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Flushes and closes the files: each, even if the disk does not take what is left of another."""
         if self._primary:
-            self._file.close()
-            self._board.close()
-            if self._copies:
-                self._copies.close()
+            with contextlib.ExitStack() as last_first:
+                if self._copies:
+                    last_first.callback(self._copies.close)
+                last_first.callback(self._board.close)
+                last_first.callback(self._file.close)
+
+
+class _Board:
+    """TensorBoard's file of one start of a run. tensorboardX's own writer has a thread: a full disk ends that alone,
+    and the program would wait for it forever.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        directory_check(str(folder))
+        self._writer = EventsWriter(str(folder / "events"))
+        # what an earlier start wrote beyond step `start` is hidden
+        self._write(Event(step=start + 1, file_version="brain.Event:2"))
+        self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._flushed = time.monotonic()
+
+    def add(self, found: Any, step: int) -> None:
+        self._write(Event(step=step, summary=found))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 class _Copies:

@@ -50,9 +50,15 @@ def train(config: Config, workdir: Path) -> Any:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
+    Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full.
     """
-    # The run: its configuration is checked, and agrees with what the directory already holds.
     config.check()
+    with checkpoint.failing_disk(workdir):
+        return _train(config, workdir)
+
+
+def _train(config: Config, workdir: Path) -> Any:
+    # The run agrees with what the directory already holds.
     _claim(workdir, config)
     stage = config.stage.build(config.steps)
     key = jax.random.key(config.seed)
@@ -82,6 +88,7 @@ def train(config: Config, workdir: Path) -> Any:
         log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         log.say(f"{workdir}: {_size(abstract)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
         with (
+            saves,
             contextlib.closing(log),
             data.batches(config.data, placement.mesh, start) as batches,
             hosts.PreemptionNotice() as notice,
@@ -105,7 +112,6 @@ def train(config: Config, workdir: Path) -> Any:
                     break
             for name, reason in batches.corrupt.items():
                 log.say(f"skipped {name}: {reason}")
-        saves.close()
     return state
 
 

@@ -4,7 +4,20 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
-SPINE = {"arrays", "checkpoint", "data", "errors", "images", "log", "mesh", "metrics", "optim", "remote", "text"}
+SPINE = {
+    "arrays",
+    "checkpoint",
+    "data",
+    "disk",
+    "errors",
+    "images",
+    "log",
+    "mesh",
+    "metrics",
+    "optim",
+    "remote",
+    "text",
+}
 PROGRAMS = {
     "quickstart",
     "train",
@@ -26,7 +39,7 @@ ALLOWED = {
     "config": {"stages", "models", "data", "optim", "errors"},
     "runs": {"config", "hub", "stages", "pytorch"} | SPINE,
     "arrays": {"mesh", "errors"},
-    "checkpoint": {"arrays", "hub", "mesh", "remote", "errors"},
+    "checkpoint": {"arrays", "disk", "hub", "mesh", "remote", "errors"},
     "hub": {"arrays", "pytorch", "remote", "errors"},
     "log": {"remote", "errors"},
     "presets": {"stages", "models", "data", "optim", "errors"},
@@ -34,6 +47,9 @@ ALLOWED = {
     "optim": {"mesh", "errors"},
     "mesh": {"errors"},
     "training_step": {"config", "stages", "mesh"},
+    "chips": set(),
+    "flops": set(),
+    "hlo": set(),
     "data": {"errors", "images", "mesh", "sources", "augment"},
     "sources": {"errors"},
     "augment": {"errors"},

@@ -10,7 +10,8 @@
 A prior serves only the tokenizer it was trained on. Batch 2048, 100 epochs of 1,281,167 images: 62,600 steps.
 Where sources disagree: dropout of 3800m is 0.1 in the YAML (by default) and 0.3 in the paper; here 0.3. Sampling is
 top_k 16384 and top_p 0.92 in the YAML (the previews here), 256 and 0.95 in the published bundles of 480m and 1400m.
-Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (480m, 800m) or 8 images a GPU.
+Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (480m, 800m) or 8 images a GPU; that is
+--config.stage.accumulate=16 (32 for 1400m, 64 for 3800m). Here microbatches are larger: each gathers all weights once.
     rqjax train --config configs/imagenet_rqtransformer.py:1400m --workdir runs/imagenet_1400m \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_rqvae
 """
@@ -26,8 +27,8 @@ SIZES = {
     "1400m": (1536, 42, 6, 0.1),
     "3800m": (2560, 42, 6, 0.3),
 }
-ACCUMULATE = {"480m": 16, "800m": 16, "1400m": 32, "3800m": 64}
-"""2048 images over (GPUs x microbatch) of the paper."""
+ACCUMULATE = {"480m": 4, "800m": 4, "1400m": 4, "3800m": 8}
+"""Microbatches of 512 or 256 images: 8 or more a device up to 64 or 32 devices."""
 
 
 def get_config(variant: str = "1400m") -> Config:

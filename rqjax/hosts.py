@@ -50,9 +50,7 @@ def join(values: flags.FlagValues | None = None) -> None:
     if jax.distributed.is_initialized():
         return
     given = (None,) * 3 if values is None else tuple(values[name].value for name in _FLAGS)
-    # JAX puts "tpu" in front when it is imported on a machine that has TPU chips
-    platforms = jax.config.jax_platforms or ""  # pyrefly: ignore[missing-attribute]
-    settings = meeting(given, os.environ, on_tpu=platforms.startswith("tpu"))
+    settings = meeting(given, os.environ, on_tpu=_on_tpu())
     if settings is None:
         return
     try:
@@ -66,6 +64,27 @@ def join(values: flags.FlagValues | None = None) -> None:
     if jax.default_backend() == "cpu":
         # the first alone finds its programs in the cache, and gives up after 30 s on others that still compile theirs
         jax.config.update("jax_enable_compilation_cache", False)
+
+
+def _on_tpu() -> bool:
+    # JAX puts "tpu" in front when it is imported on a machine that has TPU chips
+    return (jax.config.jax_platforms or "").startswith("tpu")  # pyrefly: ignore[missing-attribute]
+
+
+def quieten_libtpu() -> None:
+    """Keeps libtpu, where it is but a compiler, from looking for chips: it would complain, and lock others out.
+
+    To be called before JAX touches a device. Does nothing on a machine with chips.
+    """
+    if not _on_tpu():
+        environment = {
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
 
 
 def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, on_tpu: bool) -> dict[str, Any] | None:

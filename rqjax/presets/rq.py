@@ -98,7 +98,7 @@ def rqtransformer(
         target="soft",
         temperature=0.5,
         stochastic=True,
-        loss_chunk=8,
+        loss_chunk=32,  # each chunk gathers the classifier and sums its gradient over the devices
         image_loss_weight=0.9 if text else 1.0,
         text_loss_weight=0.1 if text else 0.0,
     )

@@ -51,7 +51,7 @@ def rqtransformer_config(arch: Mapping[str, Any]) -> RQTransformerConfig:
         target="soft",
         temperature=0.5,
         stochastic=True,
-        loss_chunk=8,
+        loss_chunk=32,
         image_loss_weight=0.9 if text else 1.0,
         text_loss_weight=0.1 if text else 0.0,
         **flags,

@@ -1,0 +1,79 @@
+"""Floating-point operations of a program, by the formulas for matrix products and convolutions.
+
+Counted on JAX's own program, before the compiler: its count takes the body of a loop once, and cannot be had before a
+compilation succeeds.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax import lax
+
+PASSES = {lax.Precision.HIGHEST: 6, lax.Precision.HIGH: 3}
+"""How many passes in bfloat16 a TPU's matrix unit makes of one float32 product at this precision; else one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """Operations of one call over all devices, two for each multiplication with its addition."""
+
+    total: int
+    passes: int  # the same with each operation as often as a TPU repeats it for its precision
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.total + other.total, self.passes + other.passes)
+
+    def times(self, n: int) -> "Flops":
+        return Flops(self.total * n, self.passes * n)
+
+
+def count(function: Any, *arguments: Any) -> Flops:
+    """The operations of `function` on arguments of these shapes.
+
+    Loops over a known number of iterations count as often; of a conditional the dearest branch counts, as does the body
+    of a loop without a known end, once. Element-wise operations and reductions are left out.
+    """
+    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of(jaxpr: Any) -> Flops:
+    return sum((_of_equation(equation) for equation in jaxpr.eqns), Flops(0, 0))
+
+
+def _of_equation(equation: Any) -> Flops:
+    name, p = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = p["dimension_numbers"]
+        depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        return _flops(2 * equation.outvars[0].aval.size * depth, p["precision"])
+    if name == "conv_general_dilated":
+        return _flops(_convolution(equation), p["precision"])
+    if name == "scan":
+        return _of(p["jaxpr"].jaxpr).times(p["length"])
+    if name == "cond":
+        return max((_of(branch.jaxpr) for branch in p["branches"]), key=lambda flops: flops.total)
+    return sum((_of(getattr(inner, "jaxpr", inner)) for inner in _inner(p)), Flops(0, 0))
+
+
+def _convolution(equation: Any) -> int:
+    """Two per output element, input channel of its group and element of the window.
+
+    A dilated input, as in the gradient of a strided convolution, has zeros that a compiler need not multiply.
+    """
+    dimensions, p = equation.params["dimension_numbers"], equation.params
+    kernel = equation.invars[1].aval.shape
+    channels, *window = (kernel[i] for i in dimensions.rhs_spec[1:])
+    return 2 * equation.outvars[0].aval.size * channels * math.prod(window) // math.prod(p["lhs_dilation"])
+
+
+def _inner(params: dict[str, Any]) -> list[Any]:
+    """The programs that an equation calls, of whatever kind it is."""
+    found = [x for value in params.values() for x in (value if isinstance(value, tuple | list) else (value,))]
+    return [x for x in found if hasattr(getattr(x, "jaxpr", x), "eqns")]
+
+
+def _flops(total: int, precision: Any) -> Flops:
+    first = precision[0] if isinstance(precision, tuple) else precision
+    return Flops(total, total * PASSES.get(first, 1))

@@ -1,0 +1,196 @@
+"""What the compiler made of a program: collectives and memory traffic, read from its text with loops multiplied out."""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+"""Of one element; four for the types that are not here. Those of f8 and below do not occur."""
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all")
+"""Instructions that move nothing themselves."""
+
+_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
+_OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation."""
+
+    name: str
+    opcode: str
+    shape: str
+    inside: str  # what stands between the parentheses
+    rest: str  # what follows them
+    root: bool
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.inside)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each array of the result."""
+        return [_bytes(*found) for found in _SHAPE.findall(self.shape)]
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Collectives of one kind in a step: how many, and the bytes that each device gives or gets, whichever is more."""
+
+    kind: str
+    count: int
+    bytes: int
+
+
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations of a module by name, and which of them is the entry."""
+    computations: dict[str, Computation] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            current = computations.setdefault(header[1], {})
+            entry = header[1] if line.startswith("ENTRY") else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (found := _INSTRUCTION.match(line)):
+            instruction = _instruction(found[1], found[2], line.lstrip().startswith("ROOT"))
+            current |= {found[1]: instruction} if instruction else {}
+    return computations, entry
+
+
+def _instruction(name: str, text: str, root: bool) -> Instruction | None:
+    opcode = _OPCODE.search(text)
+    if opcode is None:
+        return None
+    inside, _, rest = text[opcode.end() :].partition(")")
+    return Instruction(name, opcode[1], text[: opcode.start(1)], inside, rest, root)
+
+
+def _bytes(kind: str, shape: str) -> int:
+    return BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def executed(computations: dict[str, Computation], entry: str) -> dict[str, int]:
+    """How often each computation runs in one call; those inside fusions are left out.
+
+    A loop whose condition compares with no constant counts once, a conditional as if it took every branch.
+    """
+    times: dict[str, int] = defaultdict(int)
+
+    def visit(name: str, n: int) -> None:
+        times[name] += n
+        for instruction in computations[name].values():
+            factor = _iterations(instruction, computations)
+            for called in _calls(instruction):
+                if called in computations:
+                    visit(called, n * factor)
+
+    visit(entry, 1)
+    return dict(times)
+
+
+def _calls(instruction: Instruction) -> list[str]:
+    if instruction.opcode in ("fusion", "reduce", "all-reduce", "reduce-scatter", "scatter", "sort", "reduce-window"):
+        return []
+    branches = ",".join(_BRANCHES.findall(instruction.rest)).split(",")
+    return _CALLED.findall(instruction.rest) + [name.strip().lstrip("%") for name in branches if name]
+
+
+def _iterations(instruction: Instruction, computations: dict[str, Computation]) -> int:
+    """Of a loop that says so, or that counts from 0 to the constant in its condition, as a scan's does; else 1."""
+    if instruction.opcode == "while" and (trips := _TRIPS.search(instruction.rest)):
+        return int(trips[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", instruction.rest) if instruction.opcode == "while" else None
+    inside = computations.get(condition[1], {}) if condition else {}
+    for compare in (x for x in inside.values() if x.opcode == "compare"):
+        for constant in (inside[name] for name in compare.operands if name in inside):
+            if constant.opcode == "constant" and constant.inside.isdigit():
+                return int(constant.inside)
+    return 1
+
+
+def collectives(text: str) -> list[Collective]:
+    """The collectives of one call, by kind. What stands inside a fusion with its consumer counts as well."""
+    computations, entry = parse(text)
+    times = executed(computations, entry)
+    inside = _fused(computations, times)
+    count, size = defaultdict(int), defaultdict(int)
+    for name, n in (times | inside).items():
+        for instruction in computations[name].values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                operands = (computations[name].get(operand) for operand in instruction.operands)
+                given = sum(sum(operand.sizes) for operand in operands if operand)
+                count[kind] += n
+                size[kind] += n * max([given, *instruction.sizes])
+    return [Collective(kind, count[kind], size[kind]) for kind in COLLECTIVES if count[kind]]
+
+
+def _fused(computations: dict[str, Computation], times: dict[str, int]) -> dict[str, int]:
+    """How often the computations inside fusions run."""
+    found: dict[str, int] = defaultdict(int)
+    for name, n in times.items():
+        for instruction in computations[name].values():
+            if instruction.opcode == "fusion":
+                for called in _CALLED.findall(instruction.rest):
+                    found[called] += n
+    return dict(found)
+
+
+def traffic(text: str) -> int:
+    """Bytes that one call reads from and writes to memory: operands and results of all that is not inside a fusion.
+
+    Of an operand that a fusion only takes slices of, the slices count; of a result that is another array with a slice
+    replaced, the slice. What the compiler keeps in a faster memory counts like the rest.
+    """
+    computations, entry = parse(text)
+    total = 0
+    for name, n in executed(computations, entry).items():
+        computation = computations[name]
+        for instruction in computation.values():
+            if instruction.opcode not in FREE and not instruction.opcode.endswith("-done"):
+                total += n * _moved(instruction, computation, computations)
+    return total
+
+
+def _moved(instruction: Instruction, computation: Computation, computations: dict[str, Computation]) -> int:
+    result = sum(instruction.sizes)
+    operands = [sum(computation[name].sizes) for name in instruction.operands if name in computation]
+    if instruction.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * result
+    if instruction.opcode == "dynamic-update-slice":
+        return 2 * (operands[1] if len(operands) > 1 else result)
+    called = _CALLED.search(instruction.rest) if instruction.opcode == "fusion" else None
+    if called is None or called[1] not in computations:
+        return result + sum(operands)
+    fused = computations[called[1]]
+    return _written(fused, result) + sum(_read(fused, i, size) for i, size in enumerate(operands))
+
+
+def _read(fused: Computation, index: int, whole: int) -> int:
+    """Bytes read of a fusion's operand."""
+    names = {x.name for x in fused.values() if x.opcode == "parameter" and x.inside == str(index)}
+    users = [x for x in fused.values() if names & set(x.operands)]
+    if users and all(x.opcode in ("dynamic-slice", "slice", "gather") for x in users):
+        return min(whole, sum(sum(x.sizes) for x in users))
+    if users and all(x.opcode == "dynamic-update-slice" and x.operands[0] in names for x in users):
+        return 0  # the array that is written into
+    return whole
+
+
+def _written(fused: Computation, whole: int) -> int:
+    root = next((x for x in fused.values() if x.root), None)
+    if root is not None and root.opcode == "dynamic-update-slice" and root.operands[1] in fused:
+        return sum(fused[root.operands[1]].sizes)
+    return whole

@@ -112,6 +112,7 @@ def test_other_addresses_are_refused(name):
         remote.to_path(name)
 
 
+@pytest.mark.slow
 def test_training_in_a_bucket_equals_training_here(bucket, here):
     """A tokenizer in two halves, a prior on it, and a run that starts from it with a learning rate of zero."""
     tokenizer, config = remote.to_path("gs://bucket/tokenizer"), get_config("rqvae")

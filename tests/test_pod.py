@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 
 SPLIT_FROM = 64
 """Stands for mesh.MIN_SIZE: small enough that the arrays of these runs are split."""
+REACH = 1e-3
 KEY_BIAS = r"(/k|/key)/bias$"
 TOKENIZER = {"rqtransformer": "rqvae", "dqtransformer": "dqvae"}
 LOSSES = ("loss", "reconstruction", "commitment", "budget", "adversarial", "discriminator", "image_", "content_")
@@ -123,7 +124,8 @@ CASES = [
 def test_ten_steps_are_the_same_on_any_mesh(variant, where, made, figures):
     """Losses of each step and all parameters to 1e-5, codes, restarts and all other counts exactly.
 
-    Parameters: relative to the largest of each array; with discriminator, averages and moments of the gradients. The
+    Parameters: relative to the largest of each array, or to the 1e-3 that ten steps of a tokenizer's Adam may move one
+    that began at zero (a bias of 7.5e-4 was 7.6e-9 apart over two processes, by rounding of its gradient); with discriminator, averages and moments of the gradients. The
     moments show what a small learning rate would hide in the parameters. Nothing is known of the bias of an
     attention's keys: a softmax does not see it, its gradient is zero but for rounding, and Adam makes steps of that.
     So it may differ by what Adam can move it, if its gradient is indeed a millionth of the largest. The adversarial
@@ -180,16 +182,17 @@ def assert_same_state(ours, theirs):
     steepest = max(np.max(np.abs(a[name])) for name in moments)
     assert max(np.max(np.abs(a[name])) for name in moments & unseen) < 1e-6 * steepest
     assert max(np.max(np.abs(a[name] - b[name])) for name in parameters & unseen) < 1e-3
-    apart = {name: _relative(a[name], b[name]) for name in (parameters | moments) - unseen}
+    apart = {name: _relative(a[name], b[name], REACH) for name in parameters - unseen}
+    apart |= {name: _relative(a[name], b[name]) for name in moments - unseen}
     worst = [max((apart[name], name) for name in names - unseen) for names in (parameters, moments)]
     assert worst[0][0] < 1e-5, worst
     assert worst[1][0] < 1e-4, worst
     return worst[0][0], worst[1][0]
 
 
-def _relative(a, b):
-    """The largest difference over the largest value; arrays of zeros have to be equal."""
-    return float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), 1e-30))
+def _relative(a, b, least=1e-30):
+    """The largest difference over the largest value, or over `least`; arrays of zeros have to be equal."""
+    return float(np.max(np.abs(a - b)) / max(np.max(np.abs(a)), least))
 
 
 def fixed_images():

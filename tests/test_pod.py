@@ -125,11 +125,12 @@ def test_ten_steps_are_the_same_on_any_mesh(variant, where, made, figures):
     """Losses of each step and all parameters to 1e-5, codes, restarts and all other counts exactly.
 
     Parameters: relative to the largest of each array, or to the 1e-3 that ten steps of a tokenizer's Adam may move one
-    that began at zero (a bias of 7.5e-4 was 7.6e-9 apart over two processes, by rounding of its gradient); with discriminator, averages and moments of the gradients. The
-    moments show what a small learning rate would hide in the parameters. Nothing is known of the bias of an
-    attention's keys: a softmax does not see it, its gradient is zero but for rounding, and Adam makes steps of that.
-    So it may differ by what Adam can move it, if its gradient is indeed a millionth of the largest. The adversarial
-    loss is the mean of logits of either sign, and relative to its largest of the ten steps.
+    that began at zero (a bias of 7.5e-4 was 7.6e-9 apart over two processes, by rounding of its gradient); with
+    discriminator, averages and moments of the gradients. The moments show what a small learning rate would hide in the
+    parameters. Nothing is known of the bias of an attention's keys: a softmax does not see it, its gradient is zero but
+    for rounding, and Adam makes steps of that. So it may differ by what Adam can move it, if its gradient is indeed a
+    millionth of the largest. The adversarial loss is the mean of logits of either sign, and relative to its largest of
+    the ten steps.
 
     Codes were never seen to differ, though the first step moves 97 % of a book: the draw of candidates knows nothing of
     the mesh, a row's distances are the work of one device, and of equally near codes the lowest is taken. With a

@@ -31,9 +31,9 @@ def get_config(variant: str = "rqvae") -> Config:
     makers = {
         "rqvae": lambda: _tokenizer(rqvae(), steps=280),
         "rqtransformer": lambda: _prior(_rqtransformer(), rqvae(), batch=64, steps=400),
-        "dqvae": lambda: _tokenizer(dqvae(), steps=220),
+        "dqvae": lambda: _tokenizer(dqvae(), steps=200),
         # its sequences have 42 tokens where the other's have 16 positions
-        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae(), batch=32, steps=300),
+        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae(), batch=32, steps=420),
         "classifier": _classifier,
     }
     if variant not in makers:
@@ -190,8 +190,8 @@ def _dqtransformer() -> DQTransformerConfig:
         order="region-first",
         dim=96,
         heads=4,
-        position_layers=2,
-        content_layers=4,
+        position_layers=1,
+        content_layers=3,
         block_size=96,
         embedding_dropout=0.0,
         dropout=0.0,

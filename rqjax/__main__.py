@@ -86,6 +86,7 @@ def _quieten() -> None:
     # a save that failed has been reported; what else comes of it is noise
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
+    hosts.quieten_libtpu()
 
 
 def _report_unraisable(found: Any) -> None:

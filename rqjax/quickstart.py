@@ -54,6 +54,7 @@ def main(_: Sequence[str]) -> None:
     configs[prior].stage.tokenizer_path = str(out / tokenizer)
     models = {}
     for name, config in configs.items():
+        config.preview_every = config.steps + 1  # the report has its own pictures, and each preview compiles a program
         models[name] = _trained(config, out / name)
         clock.lap(f"train_{name}")
     held_out = _held_out(configs[tokenizer])

@@ -67,10 +67,11 @@ def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, tex
         config.stage.vgg16_path = "read for its shapes alone, which are known"
     stage = config.stage.build(config.steps)
     placement = training_step.place(config, stage, devices)
-    function, arguments = _sampler(config, sample, placement) if sample else _step(config, stage, placement)
+    function, arguments = _sampler(config, stage, sample, placement) if sample else _step(config, stage, placement)
     started = time.perf_counter()
     with jax.set_mesh(placement.mesh), _without_cache():
-        lowered = function.lower(*arguments)
+        traced = function.trace(*arguments)
+        lowered = traced.lower()
         plan = {
             "topology": f"{slices} x {topology}" if slices > 1 else topology,
             "devices": len(devices),
@@ -96,7 +97,7 @@ def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, tex
     program = compiled.as_text()
     if text:
         pathlib.Path(text).write_text(program)
-    return plan | _cost(compiled, program, flops.count(function, *arguments), len(devices), chip, slices)
+    return plan | _cost(compiled, program, flops.count(traced.jaxpr), len(devices), chip, slices)
 
 
 @contextlib.contextmanager
@@ -131,20 +132,17 @@ def _step(config: Config, stage: Any, placement: Placement) -> tuple[Any, tuple[
     rows, size = config.data.batch, config.data.size
     if rows % mesh.shards(placement.mesh):
         raise InputError(f"data.batch={rows} is not a multiple of the mesh's {mesh.shards(placement.mesh)} parts")
-    label = (
-        (rows, n) if (n := getattr(config.stage.model, "text_vocab", 0) and config.stage.model.text_length) else (rows,)
-    )
-    batch = {"image": _shape((rows, size, size, 3), jnp.uint8), "label": _shape(label, jnp.int32)}
+    batch = {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8), "label": _labels(config, rows)}
     return training_step.jitted(config, stage, placement), (
         mesh.with_sharding(placement.state, placement.sharding),
-        _put(jax.eval_shape(training_step.Skips.none), placement.whole),
-        _put(stage.frozen(), placement.whole),
-        _put(batch, placement.rows),
+        mesh.with_sharding(jax.eval_shape(training_step.Skips.none), placement.whole),
+        mesh.with_sharding(stage.frozen(), placement.whole),
+        mesh.with_sharding(batch, placement.rows),
         _key(),
     )
 
 
-def _sampler(config: Config, images: int, placement: Placement) -> tuple[Any, tuple[Any, ...]]:
+def _sampler(config: Config, stage: Any, images: int, placement: Placement) -> tuple[Any, tuple[Any, ...]]:
     """Codes and pixels for `images` labels, with the weights as training keeps them."""
     model = placement.state.model
     if not hasattr(model, "generate"):
@@ -156,19 +154,17 @@ def _sampler(config: Config, images: int, placement: Placement) -> tuple[Any, tu
     def draw(model: Any, tokenizer: Any, labels: Any, key: Any) -> Any:
         return tokenizer.decode_codes(model.generate(tokenizer, labels, key, options))
 
-    frozen = config.stage.build(config.steps).frozen()["tokenizer"]
-    length = (config.stage.model.text_length,) if getattr(config.stage.model, "text_vocab", 0) else ()
-    labels = _put(_shape((images, *length), jnp.int32), placement.rows)
+    labels = mesh.with_sharding(_labels(config, images), placement.rows)
     weights = mesh.with_sharding(model, placement.sharding.model)
-    return jax.jit(draw), (weights, _put(frozen, placement.whole), labels, _key())
+    tokenizer = mesh.with_sharding(stage.frozen()["tokenizer"], placement.whole)
+    return jax.jit(draw), (weights, tokenizer, labels, _key())
 
 
-def _shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _put(tree: Any, sharding: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _labels(config: Config, rows: int) -> jax.ShapeDtypeStruct:
+    """Classes [rows], or texts [rows length] for a prior that reads them."""
+    model = config.stage.model
+    length = (model.text_length,) if getattr(model, "text_vocab", 0) else ()
+    return jax.ShapeDtypeStruct((rows, *length), jnp.int32)
 
 
 def _key() -> Any:
@@ -194,7 +190,8 @@ def _suggestion(config: Config, placement: Placement) -> str:
 
 
 def _cost(compiled: Any, text: str, work: flops.Flops, devices: int, chip: Chip, slices: int) -> dict[str, Any]:
-    memory, found, moved = compiled.memory_analysis(), hlo.collectives(text), hlo.traffic(text)
+    program = hlo.parse(text)
+    memory, found, moved = compiled.memory_analysis(), hlo.collectives(program), hlo.traffic(program)
     sent = sum(collective.bytes for collective in found)
     seconds = {
         "compute": work.passes / devices / chip.bfloat16,

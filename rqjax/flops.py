@@ -8,7 +8,6 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 from jax import lax
 
 PASSES = {lax.Precision.HIGHEST: 6, lax.Precision.HIGH: 3}
@@ -29,17 +28,13 @@ class Flops:
         return Flops(self.total * n, self.passes * n)
 
 
-def count(function: Any, *arguments: Any) -> Flops:
-    """The operations of `function` on arguments of these shapes.
+def count(jaxpr: Any) -> Flops:
+    """The operations of a program as `jax.make_jaxpr`, or `.trace(...).jaxpr` of a jitted function, gives it.
 
     Loops over a known number of iterations count as often; of a conditional the dearest branch counts, as does the body
     of a loop without a known end, once. Element-wise operations and reductions are left out.
     """
-    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _of(jaxpr: Any) -> Flops:
-    return sum((_of_equation(equation) for equation in jaxpr.eqns), Flops(0, 0))
+    return sum((_of_equation(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns), Flops(0, 0))
 
 
 def _of_equation(equation: Any) -> Flops:
@@ -51,10 +46,10 @@ def _of_equation(equation: Any) -> Flops:
     if name == "conv_general_dilated":
         return _flops(_convolution(equation), p["precision"])
     if name == "scan":
-        return _of(p["jaxpr"].jaxpr).times(p["length"])
+        return count(p["jaxpr"]).times(p["length"])
     if name == "cond":
-        return max((_of(branch.jaxpr) for branch in p["branches"]), key=lambda flops: flops.total)
-    return sum((_of(getattr(inner, "jaxpr", inner)) for inner in _inner(p)), Flops(0, 0))
+        return max((count(branch) for branch in p["branches"]), key=lambda flops: flops.total)
+    return sum((count(inner) for inner in _inner(p)), Flops(0, 0))
 
 
 def _convolution(equation: Any) -> int:

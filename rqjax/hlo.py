@@ -16,6 +16,7 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
@@ -53,8 +54,24 @@ class Collective:
     bytes: int
 
 
-def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations of a module by name, and which of them is the entry."""
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled module, read once."""
+
+    computations: dict[str, Computation]
+    times: dict[str, int]  # how often one call runs each computation
+    fused: dict[str, int]  # the same for those inside fusions
+
+
+def parse(text: str) -> Program:
+    """The module of this text, its loops multiplied out."""
+    computations, entry = _computations(text)
+    times = _executed(computations, entry)
+    return Program(computations, times, _fused(computations, times))
+
+
+def _computations(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations by name, and which of them is the entry."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -81,7 +98,7 @@ def _bytes(kind: str, shape: str) -> int:
     return BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n)
 
 
-def executed(computations: dict[str, Computation], entry: str) -> dict[str, int]:
+def _executed(computations: dict[str, Computation], entry: str) -> dict[str, int]:
     """How often each computation runs in one call; those inside fusions are left out.
 
     A loop whose condition compares with no constant counts once, a conditional as if it took every branch.
@@ -109,9 +126,11 @@ def _calls(instruction: Instruction) -> list[str]:
 
 def _iterations(instruction: Instruction, computations: dict[str, Computation]) -> int:
     """Of a loop that says so, or that counts from 0 to the constant in its condition, as a scan's does; else 1."""
-    if instruction.opcode == "while" and (trips := _TRIPS.search(instruction.rest)):
+    if instruction.opcode != "while":
+        return 1
+    if trips := _TRIPS.search(instruction.rest):
         return int(trips[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", instruction.rest) if instruction.opcode == "while" else None
+    condition = _CONDITION.search(instruction.rest)
     inside = computations.get(condition[1], {}) if condition else {}
     for compare in (x for x in inside.values() if x.opcode == "compare"):
         for constant in (inside[name] for name in compare.operands if name in inside):
@@ -120,17 +139,15 @@ def _iterations(instruction: Instruction, computations: dict[str, Computation]) 
     return 1
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(program: Program) -> list[Collective]:
     """The collectives of one call, by kind. What stands inside a fusion with its consumer counts as well."""
-    computations, entry = parse(text)
-    times = executed(computations, entry)
-    inside = _fused(computations, times)
     count, size = defaultdict(int), defaultdict(int)
-    for name, n in (times | inside).items():
-        for instruction in computations[name].values():
+    for name, n in (program.times | program.fused).items():
+        computation = program.computations[name]
+        for instruction in computation.values():
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                operands = (computations[name].get(operand) for operand in instruction.operands)
+                operands = (computation.get(operand) for operand in instruction.operands)
                 given = sum(sum(operand.sizes) for operand in operands if operand)
                 count[kind] += n
                 size[kind] += n * max([given, *instruction.sizes])
@@ -148,19 +165,18 @@ def _fused(computations: dict[str, Computation], times: dict[str, int]) -> dict[
     return dict(found)
 
 
-def traffic(text: str) -> int:
+def traffic(program: Program) -> int:
     """Bytes that one call reads from and writes to memory: operands and results of all that is not inside a fusion.
 
     Of an operand that a fusion only takes slices of, the slices count; of a result that is another array with a slice
     replaced, the slice. What the compiler keeps in a faster memory counts like the rest.
     """
-    computations, entry = parse(text)
     total = 0
-    for name, n in executed(computations, entry).items():
-        computation = computations[name]
+    for name, n in program.times.items():
+        computation = program.computations[name]
         for instruction in computation.values():
             if instruction.opcode not in FREE and not instruction.opcode.endswith("-done"):
-                total += n * _moved(instruction, computation, computations)
+                total += n * _moved(instruction, computation, program.computations)
     return total
 
 

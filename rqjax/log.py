@@ -21,8 +21,6 @@ from rqjax.remote import Path, in_bucket, to_path
 FILE = "metrics.jsonl"
 COPY_SECONDS = 60
 """How often the files of a run in a bucket, where nothing can be added to a file, are copied there."""
-
-
 FLUSH_SECONDS = 30
 """How often what TensorBoard shows is brought to disk."""
 

@@ -182,5 +182,9 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def with_sharding(abstract: Any, sharding: Any) -> Any:
-    """Shapes and dtypes that also say where they live: what orbax and ahead-of-time compilation ask for."""
-    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, sharding)
+    """Shapes and dtypes that also say where they live: what orbax and ahead-of-time compilation ask for.
+
+    `sharding` is one for each leaf, or one for all leaves of a subtree.
+    """
+    places = jax.tree.broadcast(sharding, abstract)
+    return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, places)

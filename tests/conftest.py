@@ -20,6 +20,14 @@ from golden.deterministic import det_array, det_image  # noqa: E402
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def equal(a, b) -> bool:
+    """Whether two trees hold the same arrays under the same names, bit for bit."""
+    from rqjax.arrays import to_arrays  # not before jaxtyping's hook is there to check the package
+
+    a, b = to_arrays(a), to_arrays(b)
+    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
 class Golden:
     """One golden case: its numbers, and the weights that the rule in tests/golden/README.md makes for it."""
 

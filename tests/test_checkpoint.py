@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
+from conftest import equal
 from flax import nnx
 
 from rqjax import checkpoint, mesh
@@ -39,11 +39,6 @@ def saved(tmp_path):
     assert not saves.save(5, state, {"a": [1, 2]}, force=True)
     saves.close()
     return tmp_path, abstract, state
-
-
-def equal(a, b):
-    a, b = to_arrays(a), to_arrays(b)
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 def test_state_comes_back_on_another_mesh(saved):

@@ -7,19 +7,14 @@ import jax
 import numpy as np
 import pytest
 from configs.tiny import get_config
+from conftest import equal
 from official_files import imported
 
 import rqjax
 from rqjax import checkpoint, convert, hub, runs
-from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
 from rqjax.pytorch import file
 from rqjax.train import train
-
-
-def equal(a, b):
-    a, b = to_arrays(a), to_arrays(b)
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ What is tested is our side and epath's: tensorstore, which opens gs:// by a driv
 import pathlib
 import types
 
-import numpy as np
 import pytest
 from configs.tiny import get_config
+from conftest import equal
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
@@ -18,14 +18,8 @@ from orbax.checkpoint._src.serialization import tensorstore_utils
 
 import rqjax
 from rqjax import checkpoint, convert, hub, log, remote, runs
-from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
 from rqjax.train import train
-
-
-def equal(a, b):
-    a, b = to_arrays(a), to_arrays(b)
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture

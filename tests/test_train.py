@@ -6,9 +6,9 @@ import sys
 import time
 
 import jax
-import numpy as np
 import pytest
 from configs.tiny import get_config
+from conftest import equal
 
 from rqjax import runs
 from rqjax.arrays import to_arrays
@@ -18,11 +18,6 @@ from rqjax.log import read_metrics
 from rqjax.train import train
 
 HERE = pathlib.Path(__file__).parent
-
-
-def equal(a, b):
-    a, b = to_arrays(a), to_arrays(b)
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

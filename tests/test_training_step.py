@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from configs.tiny import get_config
+from conftest import equal
 
 from rqjax import __main__ as console
 from rqjax import checkpoint, mesh, training_step
@@ -59,8 +60,7 @@ def run(batches, max_skipped):
 
 
 def same_but_for_the_step(a, b):
-    a, b = (to_arrays(dataclasses.replace(x, step=jnp.int32(0))) for x in (a, b))
-    return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+    return equal(*(dataclasses.replace(x, step=jnp.int32(0)) for x in (a, b)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

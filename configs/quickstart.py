@@ -29,11 +29,10 @@ CLASSES = 10
 
 def get_config(variant: str = "rqvae") -> Config:
     makers = {
-        "rqvae": lambda: _tokenizer(rqvae(), steps=280),
-        "rqtransformer": lambda: _prior(_rqtransformer(), rqvae(), batch=64, steps=400),
+        "rqvae": lambda: _tokenizer(rqvae(), steps=240),
+        "rqtransformer": lambda: _prior(_rqtransformer(), rqvae(), steps=480),
         "dqvae": lambda: _tokenizer(dqvae(), steps=200),
-        # its sequences have 42 tokens where the other's have 16 positions
-        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae(), batch=32, steps=420),
+        "dqtransformer": lambda: _prior(_dqtransformer(), dqvae(), steps=420),
         "classifier": _classifier,
     }
     if variant not in makers:
@@ -69,7 +68,7 @@ def _tokenizer(model: RQVAEConfig | DQVAEConfig, steps: int) -> Config:
 
 
 def _prior(
-    model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig, batch: int, steps: int
+    model: RQTransformerConfig | DQTransformerConfig, tokenizer: RQVAEConfig | DQVAEConfig, steps: int
 ) -> Config:
     optimizer = OptimizerConfig(
         name="adamw",
@@ -86,7 +85,7 @@ def _prior(
         model=model, tokenizer=tokenizer, tokenizer_path="", optimizer=optimizer, preview_count=10, top_p=0.5
     )
     return Config(
-        stage=stage, data=_data(batch), steps=steps, log_every=25, preview_every=steps // 2, save_every=steps // 2
+        stage=stage, data=_data(32), steps=steps, log_every=25, preview_every=steps // 2, save_every=steps // 2
     )
 
 
@@ -119,7 +118,7 @@ def _rqtransformer() -> RQTransformerConfig:
         dim=96,
         input_dim=32,
         body_layers=4,
-        head_layers=2,
+        head_layers=1,
         body_heads=4,
         head_heads=4,
         classes=CLASSES,

@@ -81,7 +81,8 @@ def main(_: Sequence[str]) -> None:
 
 def _use_two_cores() -> None:
     """Makes two devices of a CPU, unless its user has said how many: one device leaves much to a single core."""
-    if jax.config.jax_num_cpu_devices < 0 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    said = jax.config.jax_num_cpu_devices >= 0  # pyrefly: ignore[missing-attribute]
+    if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", min(2, os.cpu_count() or 1))
 
 

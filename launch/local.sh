@@ -94,7 +94,7 @@ case $1 in
     ;;
   pod-test)
     shift
-    exec .venv/bin/python -m pytest -q -m slow "$@"
+    exec .venv/bin/python -m pytest -q -m slow -n 2 --dist loadscope "$@"  # a file's runs are made once, for all its tests
     ;;
   *) exec .venv/bin/rqjax "$@" ;;
 esac

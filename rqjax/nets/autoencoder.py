@@ -11,14 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rqjax.mesh import constrain, shards
-
 from .init import torch_uniform
-
-
-def by_batch(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """x, pinned to the data axis of the mesh where that divides the batch; a preview of one image stays whole."""
-    return x if x.shape[0] % shards(jax.sharding.get_abstract_mesh()) else constrain(x, "data")
+from .partition import by_batch, gathered
 
 
 def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride: int = 1, padding="SAME") -> nnx.Conv:
@@ -33,6 +27,7 @@ def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride:
         dtype=dtype,
         kernel_init=init,
         bias_init=init,
+        promote_dtype=gathered,
         rngs=rngs,
     )
 
@@ -176,7 +171,7 @@ class Trunk(nnx.Module):
 
     def levels(self, image: Float[Array, "b h w 3"]) -> list[Array]:
         """The output of every level, from full to lowest resolution, each before its Downsample."""
-        x, outputs = self.conv_in(by_batch(image).astype(self.dtype)), []
+        x, outputs = self.conv_in(image.astype(self.dtype)), []
         for level in self.down:
             x = level(x)
             outputs.append(x)
@@ -236,7 +231,7 @@ class Decoder(nnx.Module):
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
         """The input of the last layer, `conv_out`."""
-        x = self.mid(self.conv_in(by_batch(z).astype(self.dtype)))
+        x = self.mid(self.conv_in(z.astype(self.dtype)))
         for level in reversed(self.up):
             x = level(x)
             x = x if level.upsample is None else level.upsample(x)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
 from rqjax.nets.init import torch_uniform
+from rqjax.nets.partition import gathered
 
 GANS = ("hinge", "vanilla")
 
@@ -43,6 +44,7 @@ def _conv(inputs: int, outputs: int, stride: int, bias: bool, dtype: DTypeLike, 
         dtype=dtype,
         kernel_init=nnx.initializers.normal(0.02),
         bias_init=torch_uniform(16 * inputs),
+        promote_dtype=gathered,
         rngs=rngs,
     )
 

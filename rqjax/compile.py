@@ -217,7 +217,7 @@ def _assumptions(chip: Chip, slices: int) -> list[str]:
         f"{chip.bfloat16 / 1e12:.0f} TFLOP/s, {chip.memory / 1e9:.0f} GB/s of memory, {chip.links / 1e9:.0f} GB/s of"
         " links a chip, all of them at their peak and one hidden behind the other",
         "float32 products at the highest precision take six passes",
-        "every operand and result outside of a fusion passes through memory once",
+        "every operand and result outside of a fusion that is not kept on the chip passes through memory once",
         "a collective's bytes are those that a device gives or gets, whichever is more",
     ]
     if slices > 1:

@@ -13,7 +13,8 @@ FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while
 
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\](\{[^}]*\})?")
+_ON_CHIP = "S(1)"  # in a layout: the vector memory
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
@@ -39,7 +40,13 @@ class Instruction:
     @property
     def sizes(self) -> list[int]:
         """Bytes of each array of the result."""
-        return [_bytes(*found) for found in _SHAPE.findall(self.shape)]
+        return [_bytes(kind, shape) for kind, shape, _ in _SHAPE.findall(self.shape)]
+
+    @property
+    def stored(self) -> list[int]:
+        """The same with 0 for what the compiler keeps on the chip."""
+        found = _SHAPE.findall(self.shape)
+        return [0 if _ON_CHIP in layout else _bytes(kind, shape) for kind, shape, layout in found]
 
 
 Computation = dict[str, Instruction]
@@ -169,7 +176,7 @@ def traffic(program: Program) -> int:
     """Bytes that one call reads from and writes to memory: operands and results of all that is not inside a fusion.
 
     Of an operand that a fusion only takes slices of, the slices count; of a result that is another array with a slice
-    replaced, the slice. What the compiler keeps in a faster memory counts like the rest.
+    replaced, the slice. What the compiler keeps on the chip between two instructions costs nothing, but its copies do.
     """
     total = 0
     for name, n in program.times.items():
@@ -181,8 +188,10 @@ def traffic(program: Program) -> int:
 
 
 def _moved(instruction: Instruction, computation: Computation, computations: dict[str, Computation]) -> int:
-    result = sum(instruction.sizes)
-    operands = [sum(computation[name].sizes) for name in instruction.operands if name in computation]
+    result = sum(instruction.stored)
+    operands = [sum(computation[name].stored) for name in instruction.operands if name in computation]
+    if instruction.opcode == "copy-start":
+        return sum(instruction.stored[:2])  # (to, from, a flag)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * result
     if instruction.opcode == "dynamic-update-slice":

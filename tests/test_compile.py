@@ -90,6 +90,9 @@ TEXT = """HloModule m
   %f = f32[1,100]{1,0} fusion(%w, %i), kind=kLoop, calls=%fused
   %g = (f32[1,100]{1,0}, f32[8,100]{1,0}) all-gather-start(%f), dimensions={0}
   %h = f32[8,100]{1,0} all-gather-done(%g)
+  %c = (f32[8,100]{1,0:T(8,128)S(1)}, f32[8,100]{1,0}, u32[]{:S(2)}) copy-start(%h)
+  %d = f32[8,100]{1,0:T(8,128)S(1)} copy-done(%c)
+  %e = f32[8,100]{1,0:T(8,128)S(1)} negate(%d)
   ROOT %t = (s32[], f32[10,100]{1,0}) tuple(%i, %w)
 }
 
@@ -110,10 +113,10 @@ ENTRY %main (a: f32[10,100]) -> (s32[], f32[10,100]) {
 
 
 def test_a_text_read_line_by_line():
-    """Asynchronous pairs count once, a slice counts for the array that it is taken from."""
+    """Asynchronous pairs count once, a slice for the array that it is taken from, and what stays on the chip not."""
     assert hlo.collectives(hlo.parse(TEXT)) == [hlo.Collective("all-gather", 10, 10 * 8 * 100 * 4)]
-    fusion, gather, compare = 400 + 4 + 400, 400 + 400 + 3200, 1 + 4 + 4
-    assert hlo.traffic(hlo.parse(TEXT)) == 10 * (fusion + gather + compare)
+    fusion, gather, copy, compare = 400 + 4 + 400, 400 + 400 + 3200, 3200, 1 + 4 + 4
+    assert hlo.traffic(hlo.parse(TEXT)) == 10 * (fusion + gather + copy + compare)
 
 
 @pytest.mark.parametrize("variant", ["rqtransformer", pytest.param("dqvae", marks=pytest.mark.slow)])

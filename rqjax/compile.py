@@ -28,6 +28,7 @@ from rqjax.errors import InputError, RunError
 from rqjax.models.rqsampler import SamplingOptions
 from rqjax.training_step import Placement
 
+LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0}
 FLAGS = flags.FlagValues()
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.", flag_values=FLAGS)
 TOPOLOGY = flags.DEFINE_string(
@@ -37,6 +38,13 @@ SLICES = flags.DEFINE_integer("slices", 1, "How many such slices.", lower_bound=
 MESH = flags.DEFINE_string("mesh", "", "Instead of the configuration's mesh.", flag_values=FLAGS)
 SAMPLE = flags.DEFINE_integer(
     "sample", 0, "Compile the sampler for so many images instead of the training step.", flag_values=FLAGS
+)
+QUICK = flags.DEFINE_bool(
+    "quick",
+    False,
+    "Let the compiler search less, in a fraction of the time: a look at memory and collectives, not the program that"
+    " training will run.",
+    flag_values=FLAGS,
 )
 JSON = flags.DEFINE_string("json", "", "A file for the figures.", flag_values=FLAGS)
 TEXT = flags.DEFINE_string("text", "", "A file for the compiled program.", flag_values=FLAGS)
@@ -49,7 +57,7 @@ def main(_: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # the arrays of this process; chips that are there stay free
     config = CONFIG.value
     config.mesh = MESH.value or config.mesh
-    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, TEXT.value)
+    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, TEXT.value, quick=QUICK.value)
     if JSON.value:
         pathlib.Path(JSON.value).write_text(json.dumps(plan, indent=1) + "\n")
     print("\n".join(describe(plan)))
@@ -57,9 +65,12 @@ def main(_: Sequence[str]) -> None:
         raise RunError(f"does not fit: {plan['needs']}; {plan['suggestion']}")
 
 
-def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, text: str = "") -> dict[str, Any]:
+def measure(
+    config: Config, topology: str, slices: int = 1, sample: int = 0, text: str = "", *, quick: bool = False
+) -> dict[str, Any]:
     """The figures of one program on a topology: a dictionary for JSON; bytes and operations are those of one device.
 
+    `text` names a file for the compiled program. With `quick` the compiler makes its least effort.
     Raises InputError for a topology that the compiler does not know, or a mesh that does not fit it.
     """
     chip, devices = _slice(topology, slices)
@@ -69,7 +80,7 @@ def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, tex
     placement = training_step.place(config, stage, devices)
     function, arguments = _sampler(config, stage, sample, placement) if sample else _step(config, stage, placement)
     started = time.perf_counter()
-    with jax.set_mesh(placement.mesh), _without_cache():
+    with jax.set_mesh(placement.mesh), _options(jax_enable_compilation_cache=False, **(LEAST_EFFORT if quick else {})):
         traced = function.trace(*arguments)
         lowered = traced.lower()
         plan = {
@@ -78,6 +89,7 @@ def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, tex
             "mesh": dict(placement.mesh.shape),
             "program": f"sampler of {sample} images" if sample else "training step",
             "images": sample or config.data.batch,
+            "least_effort": quick,
             "memory_budget_bytes": chip.budget,
             "state_bytes": _bytes_per_device(placement),
         }
@@ -101,16 +113,20 @@ def measure(config: Config, topology: str, slices: int = 1, sample: int = 0, tex
 
 
 @contextlib.contextmanager
-def _without_cache() -> Iterator[None]:
-    """JAX's cache of programs cannot read those of a device that is not there."""
-    before = jax.config.jax_enable_compilation_cache  # pyrefly: ignore[missing-attribute]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
+def _options(**options: Any) -> Iterator[None]:
+    """JAX with other options for a while, and with no program at hand: it cannot read those of absent devices."""
+    before = {name: getattr(jax.config, name) for name in options}
     try:
+        _set(options)
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
+        _set(before)
+
+
+def _set(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
@@ -119,9 +135,10 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
         raise InputError(f"--topology is {topology!r}: expected GENERATION:SHAPE, as in v5e:4x4 or v5p:2x4x4, of one of"
                          f" {', '.join(CHIPS)}")  # fmt: skip
     hosts.quieten_libtpu()
-    more = {"num_slices": slices} if slices > 1 else {}
+    chip = CHIPS[generation]
+    more = ({"num_slices": slices} if slices > 1 else {}) | ({"chip_config_name": chip.mode} if chip.mode else {})
     try:
-        return CHIPS[generation], topologies.get_topology_desc(topology, "tpu", **more).devices
+        return chip, topologies.get_topology_desc(topology, "tpu", **more).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"no topology {topology} ({reason}): is libtpu installed? `pip install rqjax[dev]`") from error

@@ -8,6 +8,7 @@ from configs.tiny import get_config
 from jax.sharding import PartitionSpec as P
 
 from rqjax import compile, flops, hlo, mesh
+from rqjax.chips import CHIPS
 from rqjax.errors import InputError
 
 
@@ -122,7 +123,9 @@ def test_a_text_read_line_by_line():
 @pytest.mark.parametrize("variant", ["rqtransformer", pytest.param("dqvae", marks=pytest.mark.slow)])
 def test_a_step_for_a_slice_that_is_not_there(variant):
     config = get_config(variant)
-    plan = compile.measure(config, "v5e:2x2")
+    before = jax.config.jax_exec_time_optimization_effort
+    plan = compile.measure(config, "v5e:2x2", quick=True)
+    assert jax.config.jax_exec_time_optimization_effort == before
     assert plan["fits"]
     assert (plan["devices"], plan["mesh"]) == (4, {"data": 4, "model": 1})
     assert plan["state_bytes"] < plan["argument_bytes"] < plan["peak_bytes"] < 2**28
@@ -148,6 +151,14 @@ def test_what_does_not_fit_is_an_answer():
     assert not plan["fits"]
     assert "G a device of 15.75G" in plan["needs"]
     assert plan["suggestion"] == "recompute activations: --config.stage.model.remat=true"
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_a_chip_is_one_device(topology):
+    chip, devices = compile._slice(topology, 1)
+    assert len(devices) == 4
+    assert chip == CHIPS[topology.partition(":")[0]]
+    mesh.make_mesh("4x1", devices)
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:2", "v5e:3x5"])

@@ -1,0 +1,112 @@
+"""The smallest TPU slice of every generation that each published training step fits on: the table of docs/tpu.md.
+
+    python benchmarks/tpu_table.py --plans docs/plans --into docs/tpu.md [--jobs 2] [--only imagenet_rqvae ...]
+
+Compiles one step after the other with `rqjax compile --quick`, from the smallest slice upwards, and keeps what it said
+in --plans: what is there is not compiled again (delete a step's plans after a change to it). With --into the table
+replaces the one in that file. From nothing it takes hours of two cores.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+STEPS = (
+    "imagenet_rqvae",
+    "ffhq_rqvae",
+    "imagenet_rqtransformer:480m",
+    "imagenet_rqtransformer:800m",
+    "imagenet_rqtransformer:1400m",
+    "imagenet_rqtransformer:3800m",
+    "ffhq_rqtransformer",
+    "lsun_rqtransformer:church",
+    "lsun_rqtransformer:cat",
+    "cc3m_rqtransformer",
+    "text_rqtransformer",
+    "imagenet_dqvae:dual_feature",
+    "imagenet_dqvae:dual_entropy",
+    "imagenet_dqvae:triple",
+    "ffhq_dqvae",
+    "imagenet_dqtransformer:class",
+    "imagenet_dqtransformer:uncond",
+    "ffhq_dqtransformer",
+)
+"""Published steps that differ: LSUN's tokenizers are ImageNet's, bedroom's prior is cat's."""
+FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
+SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": DEEP, "v6e": FLAT}
+START, END = "<!-- table: benchmarks/tpu_table.py -->", "<!-- end of table -->"
+GIB = 2**30
+
+
+def plan(step: str, topology: str, folder: pathlib.Path) -> dict[str, Any]:
+    """What the compiler says of `step` on `topology`, or said before; {"error": why} if it was not asked."""
+    path = folder / f"{step}-{topology}.json".replace(":", "-")
+    if not path.is_file():
+        file, _, variant = step.partition(":")
+        config = f"configs/{file}.py" + (f":{variant}" if variant else "")
+        program = pathlib.Path(sys.executable).parent / "rqjax"
+        asked = [program, "compile", "--quick", "--config", config, "--topology", topology, "--json", path]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if not path.is_file():
+            path.write_text(json.dumps({"error": (done.stderr.strip().splitlines() or ["nothing"])[-1]}) + "\n")
+    return json.loads(path.read_text())
+
+
+def smallest(step: str, generation: str, folder: pathlib.Path) -> dict[str, Any] | None:
+    """The plan of the smallest slice of `generation` that `step` fits on."""
+    for shape in SLICES[generation]:
+        found = plan(step, f"{generation}:{shape}", folder)
+        said = found.get("error") or ("fits" if found["fits"] else f"needs {found['needs']}")
+        print(f"{step} on {generation}:{shape}: {said}", file=sys.stderr, flush=True)
+        if found.get("fits"):
+            return found
+    return None
+
+
+def row(step: str, plans: list[dict[str, Any] | None]) -> str:
+    return f"| {step} | " + " | ".join(cell(found) for found in plans) + " |"
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none"
+    slice_ = found["topology"].partition(":")[2]
+    peak, state = found["peak_bytes"] / GIB, found["state_bytes"] / GIB
+    images = found["images"] / found["roofline_seconds"]["step"]
+    return f"{slice_}: {peak:.1f} ({state:.1f}) GiB, <= {images:,.0f}/s"
+
+
+def table(plans: dict[tuple[str, str], dict[str, Any] | None], steps: list[str]) -> str:
+    head = [
+        f"| step | {' | '.join(SLICES)} |",
+        "|" + "---|" * (len(SLICES) + 1),
+    ]
+    return "\n".join(head + [row(step, [plans[step, generation] for generation in SLICES]) for step in steps])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plans", type=pathlib.Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[], help="steps whose names begin so")
+    parser.add_argument("--into", type=pathlib.Path)
+    asked = parser.parse_args()
+    asked.plans.mkdir(parents=True, exist_ok=True)
+    steps = [step for step in STEPS if not asked.only or step.startswith(tuple(asked.only))]
+    pairs = [(step, generation) for step in steps for generation in SLICES]
+    with concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
+        plans = dict(zip(pairs, pool.map(lambda pair: smallest(*pair, asked.plans), pairs), strict=True))
+    made = table(plans, steps)
+    print(made)
+    if asked.into:
+        before, _, rest = asked.into.read_text().partition(START)
+        asked.into.write_text(f"{before}{START}\n{made}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -100,7 +100,7 @@ def main() -> None:
     steps = [step for step in STEPS if not asked.only or step.startswith(tuple(asked.only))]
     pairs = [(step, generation) for step in steps for generation in SLICES]
     with concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
-        plans = dict(zip(pairs, pool.map(lambda pair: smallest(*pair, asked.plans), pairs), strict=True))
+        plans = dict(zip(pairs, pool.map(lambda pair: smallest(pair[0], pair[1], asked.plans), pairs), strict=True))
     made = table(plans, steps)
     print(made)
     if asked.into:

@@ -123,9 +123,8 @@ def test_a_text_read_line_by_line():
 @pytest.mark.parametrize("variant", ["rqtransformer", pytest.param("dqvae", marks=pytest.mark.slow)])
 def test_a_step_for_a_slice_that_is_not_there(variant):
     config = get_config(variant)
-    before = jax.config.jax_exec_time_optimization_effort
     plan = compile.measure(config, "v5e:2x2", quick=True)
-    assert jax.config.jax_exec_time_optimization_effort == before
+    assert jax.config.jax_exec_time_optimization_effort == 0  # as it was; pyrefly: ignore[missing-attribute]
     assert plan["fits"]
     assert (plan["devices"], plan["mesh"]) == (4, {"data": 4, "model": 1})
     assert plan["state_bytes"] < plan["argument_bytes"] < plan["peak_bytes"] < 2**28

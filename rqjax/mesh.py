@@ -118,19 +118,25 @@ def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size:
     """A NamedSharding for every leaf of `state`.
 
     The model axis splits what TENSOR_PARALLEL names; the data axis the largest other dimension that it divides (FSDP),
-    of arrays of `min_size` elements or more. Codebooks are whole on every device, or with `split_codebooks` split by
-    code like any array. Raises InputError if the model axis does not divide a layer's heads or features.
+    of arrays of `min_size` elements or more. Codebooks are whole on every device, or with `split_codebooks` the codes
+    of such an array are split over data. Raises InputError if the model axis does not divide a layer's heads or
+    features.
     """
+
+    data = mesh.shape["data"]
 
     def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
         name = name_of(path)
-        if re.search(CODEBOOK, name) and not split_codebooks:
-            return NamedSharding(mesh, P())
         axes: list[str | None] = [None] * x.ndim
-        if (axis := _tensor_axis(name, x, mesh.shape["model"])) is not None:
-            axes[axis] = "model"
-        if x.size >= min_size and (axis := _fsdp_axis(name, x, mesh.shape["data"], axes)) is not None:
-            axes[axis] = "data"
+        large = data > 1 and x.size >= min_size
+        if re.search(CODEBOOK, name):
+            if split_codebooks and large and x.shape[0] % data == 0:
+                axes[0] = "data"
+        else:
+            if (axis := _tensor_axis(name, x, mesh.shape["model"])) is not None:
+                axes[axis] = "model"
+            if large and (axis := _fsdp_axis(name, x, data, axes)) is not None:
+                axes[axis] = "data"
         return NamedSharding(mesh, P(*axes) if any(axes) else P())
 
     return jax.tree_util.tree_map_with_path(place, state)
@@ -148,8 +154,6 @@ def _tensor_axis(name: str, x: Any, n: int) -> int | None:
 
 
 def _fsdp_axis(name: str, x: Any, n: int, axes: Sequence[str | None]) -> int | None:
-    if n == 1:
-        return None
     first = 1 if LAYERS in name else 0
     free = [i for i in np.argsort(x.shape)[::-1] if i >= first and axes[i] is None and x.shape[i] % n == 0]
     return int(free[0]) if free else None

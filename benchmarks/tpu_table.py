@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
+from rqjax.chips import GIB
+
 STEPS = (
     "imagenet_rqvae",
     "ffhq_rqvae",
@@ -39,12 +41,16 @@ STEPS = (
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
 SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": DEEP, "v6e": FLAT}
+REFUSED = 2
+"""The status of `rqjax` for what cannot be asked, as a batch that no mesh of a slice divides."""
 START, END = "<!-- table: benchmarks/tpu_table.py -->", "<!-- end of table -->"
-GIB = 2**30
 
 
 def plan(step: str, topology: str, folder: pathlib.Path) -> dict[str, Any]:
-    """What the compiler says of `step` on `topology`, or said before; {"error": why} if it was not asked."""
+    """What the compiler says of `step` on `topology`, or said before; {"error": why} if there is no such step.
+
+    Ends the program, and keeps nothing, if the compiler was cut short: that is not an answer.
+    """
     path = folder / f"{step}-{topology}.json".replace(":", "-")
     if not path.is_file():
         file, _, variant = step.partition(":")
@@ -53,7 +59,10 @@ def plan(step: str, topology: str, folder: pathlib.Path) -> dict[str, Any]:
         asked = [program, "compile", "--quick", "--config", config, "--topology", topology, "--json", path]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         if not path.is_file():
-            path.write_text(json.dumps({"error": (done.stderr.strip().splitlines() or ["nothing"])[-1]}) + "\n")
+            reason = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+            if done.returncode != REFUSED:
+                raise SystemExit(f"{step} on {topology} ended with status {done.returncode}: {reason}")
+            path.write_text(json.dumps({"error": reason}) + "\n")
     return json.loads(path.read_text())
 
 

@@ -241,7 +241,7 @@ def test_codes_drawn_from_soft_codes_are_the_same_on_any_mesh(made):
 def quickstart(variant, dtype, folder, tokenizer=""):
     """The mean of the last 20 losses of 200 steps of the quickstart, at half its batch."""
     flags = ["steps=200", "log_every=1", "save_every=200", "preview_every=1000", f"stage.model.dtype={dtype}"]
-    flags += ["data.batch=16"]
+    flags.append("data.batch=16")
     flags += [f"stage.tokenizer_path={tokenizer}"] if tokenizer else []
     config = f"--config={HERE.parent / 'configs' / 'quickstart.py'}:{variant}"
     command = [sys.executable, "-m", "rqjax", "train", config, f"--workdir={folder}"]

@@ -27,8 +27,6 @@ KILLS = 5
 """For each model on one mesh, and as many on changing ones: 20 in all."""
 MORE = 5
 """Steps after the last kill."""
-ROUNDING = 1e-5
-"""Between meshes: even from one state, a mean of float32 squares that is summed in another order differs by 1e-6."""
 READING = threading.Lock()
 
 
@@ -177,5 +175,4 @@ def test_killed_runs_equal_one_that_nobody_killed(variant, request, cache, tmp_p
         f"losses of {len(found)} steps within {same:.1e} of the mesh's own curve, {across:.1e} of the first mesh's",
     )
     assert one_cut + many_cut >= KILLS
-    assert same < 1e-6
-    assert across < ROUNDING
+    assert max(same, across) < 1e-6

@@ -141,9 +141,9 @@ def commitment_loss(
     z: Float[Array, "b h w dim"], quantized: Float[Array, "b h w dim"], mask: Float[Array, "b h w"], beta: float
 ) -> Float[Array, ""]:
     """beta |sg[q] - z|^2 + |q - sg[z]|^2, weighted by the mask; the mean is over all elements, whatever the mask."""
-    weight = mask[..., None]
-    commit = jnp.mean(jnp.square(jax.lax.stop_gradient(quantized) - z) * weight)
-    return beta * commit + jnp.mean(jnp.square(quantized - jax.lax.stop_gradient(z)) * weight)
+    commit = jnp.square(jax.lax.stop_gradient(quantized) - z)
+    follow = jnp.square(quantized - jax.lax.stop_gradient(z))
+    return jnp.mean(jnp.mean((beta * commit + follow) * mask[..., None], axis=(1, 2, 3)))  # of one image on one device
 
 
 @jax.tree_util.register_dataclass

@@ -105,7 +105,7 @@ def quantize(
         quantized=unfold(z + jax.lax.stop_gradient(partial[-1] - z), settings),
         partial=partial,
         codes=codes,
-        commitment=jnp.mean((z - partial) ** 2),
+        commitment=jnp.mean(jnp.mean((z - partial) ** 2, axis=(0, 2, 3, 4))),  # of one image on one device
         metrics=_metrics(codebooks, codes, restarted, settings),
     )
     return quantized, codebooks

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_dqtransformer import small_config, strong
+from small_dq import small_config, strong
 
 from rqjax.errors import InputError
 from rqjax.mesh import make_mesh

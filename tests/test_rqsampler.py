@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_rqtransformer import CASES, load, make_codebooks, random_codes, small_config, strong, tokenizer_config
+from small_rq import CASES, load, make_codebooks, random_codes, small_config, strong, tokenizer_config
 
 from rqjax.errors import InputError
 from rqjax.mesh import make_mesh

@@ -1,0 +1,94 @@
+"""Small DQ-Transformers and their tokenizers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rqjax.models.dqtransformer import DQTransformerConfig
+from rqjax.models.dqvae import DQVAEConfig
+from rqjax.models.routing import RoutingConfig
+from rqjax.quantize.dynamic import Codes
+
+
+def tokenizer_config(grains: int = 2, **routing) -> DQVAEConfig:
+    settings = {"router": "feature", "exact_ratio": False, "ratios": (0.25,) * (grains - 1), "budget_weight": 1.0}
+    settings |= {"groups": 4, "layers": 2, "activation": "silu", "entropy_bins": "-1_1", "thresholds": ()}
+    return DQVAEConfig(
+        resolution=8,
+        ch=8,
+        ch_mult=(1,) * grains,
+        num_res_blocks=1,
+        attn_resolutions=(),
+        decoder_ch=8,
+        decoder_ch_mult=(1,),
+        decoder_num_res_blocks=1,
+        decoder_attn_resolutions=(),
+        position="fourier+learned",
+        window_size=2,
+        z_channels=8,
+        embed_dim=4,
+        codes=16,
+        decay=0.99,
+        restart_threshold=1.0,
+        commitment_weight=0.25,
+        grains=grains,
+        routing=RoutingConfig(**settings | routing),
+        dtype="float32",
+        remat=False,
+    )
+
+
+def small_config(**changes) -> DQTransformerConfig:
+    config = DQTransformerConfig(
+        grids=(2, 4),
+        codebook_size=8,
+        classes=3,
+        order="row-first",
+        dim=16,
+        heads=2,
+        position_layers=1,
+        content_layers=1,
+        block_size=24,
+        embedding_dropout=0.0,
+        dropout=0.0,
+        attention_dropout=0.0,
+        dtype="float32",
+        remat=False,
+        pack=False,
+        row_length=40,
+        rows_per_image=1.0,
+        pack_groups=1,
+        loss_chunk=7,
+        position_loss_weight=1.0,
+        content_loss_weight=1.0,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def strong(model, scale=8.0):
+    """A model whose weights are large enough for every part to matter, places included."""
+
+    def grow(path, x):
+        if "pos_emb" in jax.tree_util.keystr(path):
+            return jax.random.normal(jax.random.key(7), x.shape)
+        return scale * x if x.ndim > 1 else x
+
+    return dataclasses.replace(model, network=jax.tree_util.tree_map_with_path(grow, model.network))
+
+
+def random_codes(layout, shares, seed=0):
+    """Images in which about these shares of the regions are of each grain, in the form that tokenizers give them."""
+    draw, fine = np.random.default_rng(seed), layout.grids[-1]
+    images = []
+    for share in shares:
+        grain = draw.choice(len(layout.grids), (layout.grids[0],) * 2, p=share)
+        codes = np.zeros((fine, fine), np.int32)
+        whole = grain.repeat(fine // layout.grids[0], 0).repeat(fine // layout.grids[0], 1)
+        for g, grid in enumerate(layout.grids):
+            own = draw.integers(0, layout.codebook_size, (grid, grid)).repeat(fine // grid, 0).repeat(fine // grid, 1)
+            codes = np.where(whole == g, own, codes)
+        images.append((codes, grain))
+    codes, grain = (np.stack(x) for x in zip(*images, strict=True))
+    return Codes(codes=jnp.asarray(codes, jnp.int32), grain=jnp.asarray(grain, jnp.int32))

@@ -1,0 +1,109 @@
+"""Small RQ-Transformers and their tokenizers: our own, and those of the golden cases."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rqjax.models.rqtransformer import RQTransformerConfig
+from rqjax.models.rqvae import RQVAEConfig
+from rqjax.pytorch.rqtransformer import (
+    rqtransformer_config,
+    rqtransformer_from_torch,
+)
+from rqjax.quantize.codebook import Codebook
+
+CASES = ("class", "text", "unconditional_own_embeddings")
+
+
+def small_config(**changes) -> RQTransformerConfig:
+    config = RQTransformerConfig(
+        code_shape=(2, 3),
+        depth=3,
+        vocab=(16,),
+        dim=32,
+        input_dim=8,
+        body_layers=2,
+        head_layers=2,
+        body_heads=4,
+        head_heads=2,
+        classes=5,
+        text_vocab=0,
+        text_length=0,
+        input_emb_vqvae=True,
+        head_emb_vqvae=True,
+        cumsum_depth_ctx=True,
+        shared_tok_emb=True,
+        shared_cls_emb=True,
+        embedding_dropout=0.0,
+        dropout=0.0,
+        attention_dropout=0.0,
+        sigmoid_gelu=False,
+        dtype="float32",
+        remat=False,
+        target="soft",
+        temperature=0.5,
+        stochastic=True,
+        loss_chunk=4,
+        image_loss_weight=1.0,
+        text_loss_weight=0.0,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def tokenizer_config(**changes) -> RQVAEConfig:
+    config = RQVAEConfig(
+        resolution=8,
+        ch=32,
+        ch_mult=(1, 1),
+        num_res_blocks=1,
+        attn_resolutions=(),
+        z_channels=8,
+        embed_dim=8,
+        codes=(16,),
+        depth=3,
+        code_shape=(4, 4),
+        decay=(0.99,),
+        restart_threshold=1.0,
+        update_once_per_step=False,
+        commitment_weight=0.25,
+        dtype="float32",
+        remat=False,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def make_codebooks(sizes, dim):
+    keys = jax.random.split(jax.random.key(9), len(sizes))
+    vectors = [jax.random.normal(key, (size, dim)) for key, size in zip(keys, sizes, strict=True)]
+    return tuple(Codebook(embed=x, count=jnp.ones(x.shape[0]), total=x) for x in vectors)
+
+
+def strong(model, scale=4.0):
+    """A model whose weights are large enough for every part to matter."""
+    return dataclasses.replace(model, network=jax.tree.map(lambda x: scale * x if x.ndim > 1 else x, model.network))
+
+
+def random_codes(vocab, shape=(2, 2, 3)):
+    drawn = [np.random.default_rng(d).integers(0, size, shape) for d, size in enumerate(vocab)]
+    return jnp.asarray(np.stack(drawn, -1), jnp.int32)
+
+
+def load(golden, name):
+    """A golden case, our model of it, and the tokenizer's codebooks."""
+    case = golden(f"rq/rqtransformer_{name}")
+    config = rqtransformer_config(case.meta["config"])
+    config = dataclasses.replace(config, image_loss_weight=1.0, text_loss_weight=0.1)
+    books = ()
+    if rqvae := case.meta["rqvae"]:
+        size, dim = rqvae["hparams"]["n_embed"], rqvae["hparams"]["embed_dim"]
+        embed = jnp.asarray(case.array("quantizer.codebooks.0.weight", (size + 1, dim)))[:size]
+        books = (Codebook(embed=embed, count=jnp.ones(size), total=embed),)
+    labels = jnp.asarray(case.data["cond"], jnp.int32)
+    state_dict = case.state_dict()
+    state_dict.pop("tok_emb.offsets", None)
+    model = rqtransformer_from_torch(state_dict, config)
+    # the rule for weights filled this integer buffer with fractions, which PyTorch cut to 0
+    model.network.offsets = (0,) * config.depth
+    return case, model, books, labels if config.text_vocab else labels[:, 0]

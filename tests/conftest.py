@@ -67,6 +67,13 @@ def digest(key: str, x: np.ndarray) -> np.ndarray:
     return np.array([np.linalg.norm(x), np.sum(x * probe)])
 
 
+def assert_near(ours, expected, tolerance=1e-4):
+    """One shape, and a distance within `tolerance` of the expected norm."""
+    ours, expected = np.asarray(ours), np.asarray(expected)
+    assert ours.shape == expected.shape
+    assert np.linalg.norm(ours - expected) <= tolerance * np.linalg.norm(expected)
+
+
 def assert_digests(tensors: dict[str, np.ndarray], expected: dict[str, list[float]], noise: set[str] = frozenset()):
     """Every expected digest within 1e-3 of its own norm, but for the keys in `noise` (zero in exact arithmetic)."""
     assert set(expected) - set(tensors) == set()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import assert_near
 from flax import nnx
 from small_dq import tokenizer_config
 

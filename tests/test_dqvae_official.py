@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Golden, assert_digests, digest, noise_keys
+from conftest import Golden, assert_digests, assert_near, digest, noise_keys
 
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
@@ -87,12 +87,6 @@ def case(request, folder):
 
 def nhwc(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x.transpose(0, 2, 3, 1))
-
-
-def assert_near(ours, expected, tolerance=1e-4):
-    ours, expected = np.asarray(ours), np.asarray(expected)
-    assert ours.shape == expected.shape
-    assert np.linalg.norm(ours - expected) <= tolerance * np.linalg.norm(expected)
 
 
 def test_evaluation_equals_the_official_one(case):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Golden, assert_digests, digest, noise_keys
+from conftest import Golden, assert_digests, assert_near, digest, noise_keys
 
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
@@ -35,12 +35,6 @@ def load(case: str) -> tuple[Golden, RQVAE]:
 
 def nhwc(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x.transpose(0, 2, 3, 1))
-
-
-def assert_near(ours, expected, tolerance=1e-4):
-    ours, expected = np.asarray(ours), np.asarray(expected)
-    assert ours.shape == expected.shape
-    assert np.linalg.norm(ours - expected) <= tolerance * np.linalg.norm(expected)
 
 
 @pytest.fixture(params=CASES)

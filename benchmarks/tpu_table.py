@@ -32,12 +32,16 @@ STEPS = (
     "imagenet_dqvae:dual_feature",
     "imagenet_dqvae:dual_entropy",
     "imagenet_dqvae:triple",
-    "ffhq_dqvae",
     "imagenet_dqtransformer:class",
     "imagenet_dqtransformer:uncond",
-    "ffhq_dqtransformer",
 )
-"""Published steps that differ: LSUN's tokenizers are ImageNet's, bedroom's prior is cat's."""
+ALIKE = {
+    "imagenet_rqvae": "lsun_rqvae",
+    "lsun_rqtransformer:cat": "lsun_rqtransformer:bedroom",
+    "imagenet_dqvae:dual_entropy": "ffhq_dqvae",
+    "imagenet_dqtransformer:uncond": "ffhq_dqtransformer",
+}
+"""Steps that differ from another in numbers alone, as a threshold or a schedule: one row serves both."""
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 DEEP = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8")
 SLICES = {"v4": DEEP, "v5e": FLAT, "v5p": DEEP, "v6e": FLAT}
@@ -78,7 +82,8 @@ def smallest(step: str, generation: str, folder: pathlib.Path) -> dict[str, Any]
 
 
 def row(step: str, plans: list[dict[str, Any] | None]) -> str:
-    return f"| {step} | " + " | ".join(cell(found) for found in plans) + " |"
+    names = ", ".join([step, *filter(None, [ALIKE.get(step)])])
+    return f"| {names} | " + " | ".join(cell(found) for found in plans) + " |"
 
 
 def cell(found: dict[str, Any] | None) -> str:

@@ -82,7 +82,7 @@ def smallest(step: str, generation: str, folder: pathlib.Path) -> dict[str, Any]
 
 
 def row(step: str, plans: list[dict[str, Any] | None]) -> str:
-    names = ", ".join([step, *filter(None, [ALIKE.get(step)])])
+    names = f"{step}, {ALIKE[step]}" if step in ALIKE else step
     return f"| {names} | " + " | ".join(cell(found) for found in plans) + " |"
 
 

@@ -13,6 +13,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from golden.deterministic import det_array, det_image  # noqa: E402
@@ -65,6 +66,10 @@ def digest(key: str, x: np.ndarray) -> np.ndarray:
     else:
         probe = det_array("probe:" + key, x.shape)
     return np.array([np.linalg.norm(x), np.sum(x * probe)])
+
+
+def nhwc(x: np.ndarray) -> jax.Array:
+    return jnp.asarray(x.transpose(0, 2, 3, 1))
 
 
 def assert_near(ours, expected, tolerance=1e-4):

@@ -8,10 +8,7 @@ import numpy as np
 
 from rqjax.models.rqtransformer import RQTransformerConfig
 from rqjax.models.rqvae import RQVAEConfig
-from rqjax.pytorch.rqtransformer import (
-    rqtransformer_config,
-    rqtransformer_from_torch,
-)
+from rqjax.pytorch.rqtransformer import rqtransformer_config, rqtransformer_from_torch
 from rqjax.quantize.codebook import Codebook
 
 CASES = ("class", "text", "unconditional_own_embeddings")

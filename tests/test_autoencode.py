@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from small_rq import tokenizer_config
 
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
@@ -78,25 +79,8 @@ class ToyConfig:
 
 
 def rqvae_config(**changes) -> RQVAEConfig:
-    base = RQVAEConfig(
-        resolution=16,
-        ch=8,
-        ch_mult=(1, 2),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        z_channels=8,
-        embed_dim=8,
-        codes=(32,),
-        depth=2,
-        code_shape=(8, 8),
-        decay=(0.9,),
-        restart_threshold=1.0,
-        update_once_per_step=False,
-        commitment_weight=0.25,
-        dtype="float32",
-        remat=False,
-    )
-    return dataclasses.replace(base, **changes)
+    sizes = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "codes": (32,), "depth": 2, "code_shape": (8, 8)}
+    return tokenizer_config(**sizes | {"decay": (0.9,)} | changes)
 
 
 def config(**changes) -> AutoencodeConfig:

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Golden, assert_digests
+from conftest import Golden, assert_digests, nhwc
 from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -23,10 +23,6 @@ def case():
 @pytest.fixture(scope="module")
 def official(case):
     return from_torch(case.meta["ndf"], case.meta["n_layers"], case.state_dict())
-
-
-def nhwc(x):
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
 
 
 def test_logits_and_losses_equal_the_reference(case, official):

@@ -129,8 +129,9 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(place, tmp_pa
     shell(script, tmp_path)
     whole = [name for name in (tmp_path / "kept.out").read_text().split() if name.isdigit()]
     assert whole == ["1"]  # the first step is saved whatever the interval
-    full = "the disk is full (No space left on device); the last whole checkpoint is step 1:"
+    full = ": the disk is full (No space left on device); the last whole checkpoint is step 1:"
     assert_one_line(tmp_path, "full", full)
+    assert said(tmp_path, "full")[1].partition(full)[0].endswith(("cannot save step 2", "cannot go on"))
     assert_one_line(tmp_path, "again", "the last whole checkpoint is step 1:")
     for name in ("resumed", "straight"):
         assert said(tmp_path, name)[0] == 0, said(tmp_path, name)[1]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Golden, assert_digests, assert_near, digest, noise_keys
+from conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
 
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
@@ -83,10 +83,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=CASES)
 def case(request, folder):
     return load(request.param, folder)
-
-
-def nhwc(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
 
 
 def test_evaluation_equals_the_official_one(case):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Golden, assert_digests, assert_near, digest, noise_keys
+from conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
 
 from rqjax.arrays import to_arrays
 from rqjax.errors import InputError
@@ -31,10 +31,6 @@ def load(case: str) -> tuple[Golden, RQVAE]:
     golden = Golden(f"rq/{case}")
     model = rqvae_from_torch(golden.state_dict(), rqvae_config(arch(golden, restart_unused_codes=False)))
     return golden, jax.tree.map(jnp.asarray, model)
-
-
-def nhwc(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x.transpose(0, 2, 3, 1))
 
 
 @pytest.fixture(params=CASES)

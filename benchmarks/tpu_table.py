@@ -1,6 +1,7 @@
 """The smallest TPU slice of every generation that each published training step fits on: the table of docs/tpu.md.
 
-    python benchmarks/tpu_table.py --plans docs/plans --into docs/tpu.md [--jobs 2] [--only imagenet_rqvae ...]
+    python benchmarks/tpu_table.py --plans docs/plans --into docs/tpu.md [--jobs 2]
+    python benchmarks/tpu_table.py --plans docs/plans --only imagenet_rqvae ...
 
 Compiles one step after the other with `rqjax compile --quick`, from the smallest slice upwards, and keeps what it said
 in --plans: what is there is not compiled again (delete a step's plans after a change to it). With --into the table
@@ -110,6 +111,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="steps whose names begin so")
     parser.add_argument("--into", type=pathlib.Path)
     asked = parser.parse_args()
+    if asked.only and asked.into:
+        parser.error("--only makes a part of the table, --into replaces the whole of it: give one of them")
     asked.plans.mkdir(parents=True, exist_ok=True)
     steps = [step for step in STEPS if not asked.only or step.startswith(tuple(asked.only))]
     pairs = [(step, generation) for step in steps for generation in SLICES]

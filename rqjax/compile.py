@@ -109,7 +109,8 @@ def measure(
     program = compiled.as_text()
     if text:
         pathlib.Path(text).write_text(program)
-    return plan | _cost(compiled, program, flops.count(traced.jaxpr), len(devices), chip, slices)
+    plan |= _cost(compiled, program, flops.count(traced.jaxpr), len(devices), chip, slices)
+    return plan | {"suggestion": "" if sample else _fewer_microbatches(config, plan)}
 
 
 @contextlib.contextmanager
@@ -206,6 +207,19 @@ def _suggestion(config: Config, placement: Placement) -> str:
     return "a larger slice, or a smaller --config.data.batch"
 
 
+def _fewer_microbatches(config: Config, plan: dict[str, Any]) -> str:
+    """The fewest microbatches that should fit, if fewer than asked; "" if not. Each of them gathers all weights once.
+
+    Counts all memory beyond the arguments as growing with the microbatch, though some of it, as gradients, does not.
+    """
+    asked, held = getattr(config.stage, "accumulate", 1), plan["argument_bytes"]
+    for fewer in range(1, asked):
+        needs = held + (plan["peak_bytes"] - held) * asked / fewer
+        if asked % fewer == 0 and needs <= plan["memory_budget_bytes"]:
+            return f"larger microbatches should fit and communicate less: --config.stage.accumulate={fewer}"
+    return ""
+
+
 def _cost(compiled: Any, text: str, work: flops.Flops, devices: int, chip: Chip, slices: int) -> dict[str, Any]:
     program = hlo.parse(text)
     memory, found, moved = compiled.memory_analysis(), hlo.collectives(program), hlo.traffic(program)
@@ -264,4 +278,4 @@ def describe(plan: dict[str, Any]) -> list[str]:
         *(f"  assumed: {line}" for line in plan["assumptions"]),
         f"compiled in {plan['compile_seconds']:.0f} s",
     ]
-    return lines
+    return lines + ([plan["suggestion"]] if plan["suggestion"] else [])

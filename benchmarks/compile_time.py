@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from rqjax.models.rqtransformer import RQTransformer, RQTransformerConfig
 from rqjax.quantize.codebook import init_codebook
+from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 
 
 def make_config(layers: int) -> RQTransformerConfig:

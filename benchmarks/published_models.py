@@ -15,8 +15,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from rqjax.config import load_file
-from rqjax.pytorch import official
+from rqjax.official import documents as official
+from rqjax.run.config import load_file
 
 KEYS = pathlib.Path(__file__).parent.parent / "tests" / "keys"
 IMAGENET_RQVAE = "rq/in256-rqvae-8x8x4"

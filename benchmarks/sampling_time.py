@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from rqjax.models.dqsampler import DQSamplingOptions, generate_tokens
-from rqjax.models.dqtransformer import DQTransformerConfig
+from rqjax.dq.sample import DQSamplingOptions, generate_tokens
+from rqjax.dq.transformer import DQTransformerConfig
 
 BATCH = 8
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-from rqjax.chips import GIB
+from rqjax.cost.chips import GIB
 
 STEPS = (
     "imagenet_rqvae",

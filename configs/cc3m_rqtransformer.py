@@ -9,10 +9,10 @@ The batch of images and captions comes from data.path; the loop of this package 
 for converted weights and for programs that bring their own captions.
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 CAPTIONS = 3_318_333
 

@@ -6,11 +6,11 @@ paper quotes an FID of 4.91 on FFHQ; whether this recipe gives it was not verifi
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_dqvae
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import dq
-from rqjax.presets.rq import FFHQ
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_dq as dq
+from rqjax.official.recipes_rq import FFHQ
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 
 def get_config(variant: str = "") -> Config:

@@ -6,11 +6,11 @@ those of its ImageNet files. 60,000 training images: 12,500 steps. No published 
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import dq
-from rqjax.presets.rq import FFHQ
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_dq as dq
+from rqjax.official.recipes_rq import FFHQ
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 
 def get_config(variant: str = "") -> Config:

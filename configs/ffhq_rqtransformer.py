@@ -7,10 +7,10 @@ of the paper was stopped at epoch 39 of 200. Hardware: 4 A100, a day. 200 epochs
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_rqvae
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 BATCH = {"yaml": 128, "paper": 16}
 

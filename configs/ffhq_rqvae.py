@@ -6,10 +6,10 @@ Data: a folder of the 60,000 training images of VQ-GAN's split. LPIPS needs torc
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 
 def get_config(variant: str = "") -> Config:

@@ -7,10 +7,10 @@ and no FID of these files were published. AdamW at 5e-4 without warm-up, batch 2
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_dqvae
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import dq
-from rqjax.presets.shared import IMAGENET, folder, steps
+from rqjax.official import recipes_dq as dq
+from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.run.config import Config
 
 CLASSES = {"uncond": 0, "class": 1000}
 

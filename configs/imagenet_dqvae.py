@@ -12,10 +12,10 @@ file, have 50 epochs on 8 GPUs with 30 images each: batch 240, rate 240 x 4.5e-6
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import dq
-from rqjax.presets.shared import IMAGENET, folder, steps
+from rqjax.official import recipes_dq as dq
+from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.run.config import Config
 
 ROUTERS = {
     "dual_feature": dq.routing((0.5,), 10.0),

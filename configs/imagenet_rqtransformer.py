@@ -16,10 +16,10 @@ Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (48
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_rqvae
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import IMAGENET, folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.run.config import Config
 
 SIZES = {
     "480m": (1536, 12, 4, 0.1),

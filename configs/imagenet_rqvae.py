@@ -7,10 +7,10 @@ Hardware of the paper: 4 A100 with 32 images each. An epoch of 1,281,167 images 
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import IMAGENET, folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.run.config import Config
 
 EPOCHS = {"10epochs": 10, "50epochs": 50}
 

@@ -9,10 +9,10 @@ Epochs: cat and bedroom 100 at batch 2048, church 300. Hardware of the paper: 4 
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/cat_rqvae
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 BATCH = {"cat": 2048, "bedroom": 2048, "church": 256, "church-paper": 2048}
 GPUS, MICROBATCH = 4, 32

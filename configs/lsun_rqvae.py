@@ -9,10 +9,10 @@ Images: 1,657,266 (cat), 126,227 (church), 3,033,042 (bedroom), centrally croppe
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 
 def get_config(variant: str = "cat") -> Config:

@@ -10,16 +10,16 @@ RQ: an image becomes a 4x4 map of stacks of 4 codes out of 128. DQ: of its 4x4 r
 get 4 codes out of 256, the others one: 40 codes.
 """
 
-from rqjax.config import Config
-from rqjax.data import DataConfig
+from rqjax.data.pipeline import DataConfig
+from rqjax.dq.routing import RoutingConfig
+from rqjax.dq.transformer import DQTransformerConfig
+from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
-from rqjax.models.classifier import ClassifierConfig
-from rqjax.models.dqtransformer import DQTransformerConfig
-from rqjax.models.dqvae import DQVAEConfig
-from rqjax.models.routing import RoutingConfig
-from rqjax.models.rqtransformer import RQTransformerConfig
-from rqjax.models.rqvae import RQVAEConfig
+from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
+from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig

@@ -6,10 +6,10 @@ default) and 3,903,996,928 at 64 (`length64`); a vocabulary of 30,000 would make
 config.yaml of the archive: `rqjax convert` reads it. Batch, epochs and dropout are those of the other models.
 """
 
-from rqjax.config import Config
 from rqjax.errors import InputError
-from rqjax.presets import rq
-from rqjax.presets.shared import folder, steps
+from rqjax.official import recipes_rq as rq
+from rqjax.official.recipes_shared import folder, steps
+from rqjax.run.config import Config
 
 LENGTHS = {"length32": 32, "length64": 64}
 IMAGES = 30_000_000  # about: the three sources together

@@ -8,6 +8,6 @@ def load(path: str | os.PathLike[str], *, ema: bool = True) -> Any:
     """The model in a run directory, or in a folder with config.json and model.safetensors; its averaged weights where
     `ema` and the run kept them. A prior's tokenizer is in its folder `tokenizer`.
     """
-    from rqjax.runs import load_model  # here, since importing rqjax alone must not import JAX
+    from rqjax.run.directory import load_model  # here, since importing rqjax alone must not import JAX
 
     return load_model(os.fspath(path), ema=ema)[1]

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from absl import flags, logging
 from ml_collections.config_flags import config_flags
 
-from rqjax import hosts
 from rqjax.errors import InputError, RunError
+from rqjax.run import hosts
 
 VERBS = {
     "quickstart": "both stages on the embedded images, from nothing to a report",
@@ -37,7 +37,7 @@ def main() -> None:
         _refuse(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
     _quieten()
     try:
-        program = importlib.import_module(f"rqjax.{verb}")
+        program = importlib.import_module(f"rqjax.programs.{verb}")
         if {"--help", "-h"} & set(sys.argv):
             print(program.__doc__, program.FLAGS.get_help(), sep="\n")
         else:

@@ -1,5 +1,7 @@
 """The exceptions that programs print as one line: input that cannot be used, and a run that cannot go on."""
 
+DAMAGED = "the file is truncated or damaged: download it again"
+
 
 class InputError(ValueError):
     """A flag, file, checkpoint or configuration that cannot be used.

@@ -16,14 +16,15 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from golden.deterministic import det_array, det_image  # noqa: E402
+
+from tests.golden.deterministic import det_array, det_image  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def equal(a, b) -> bool:
     """Whether two trees hold the same arrays under the same names, bit for bit."""
-    from rqjax.arrays import to_arrays  # not before jaxtyping's hook is there to check the package
+    from rqjax.store.arrays import to_arrays  # not before jaxtyping's hook is there to check the package
 
     a, b = to_arrays(a), to_arrays(b)
     return list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import yaml
 from flax import nnx
-from golden.deterministic import det_array
 
-from rqjax import convert
 from rqjax.nets.discriminator import Discriminator
-from rqjax.pytorch import file, official
-from rqjax.pytorch.discriminator import to_torch as discriminator_to_torch
+from rqjax.official import documents as official
+from rqjax.official.discriminator import to_torch as discriminator_to_torch
+from rqjax.programs import convert
+from rqjax.torchfile import file
+from tests.golden.deterministic import det_array
 
 MODULES = "modules.dynamic_modules"
 DDCONFIG = {

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rqjax.models.dqtransformer import DQTransformerConfig
-from rqjax.models.dqvae import DQVAEConfig
-from rqjax.models.routing import RoutingConfig
+from rqjax.dq.routing import RoutingConfig
+from rqjax.dq.transformer import DQTransformerConfig
+from rqjax.dq.vae import DQVAEConfig
 from rqjax.quantize.dynamic import Codes
 
 

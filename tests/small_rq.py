@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rqjax.models.rqtransformer import RQTransformerConfig
-from rqjax.models.rqvae import RQVAEConfig
-from rqjax.pytorch.rqtransformer import rqtransformer_config, rqtransformer_from_torch
+from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch
 from rqjax.quantize.codebook import Codebook
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 
 CASES = ("class", "text", "unconditional_own_embeddings")
 

@@ -1,94 +1,84 @@
-"""Imports point one way: programs -> config -> stages -> models -> nets, quantize; nothing imports a program."""
+"""Imports point one way: programs -> run, official -> stages -> rq, dq -> nets, quantize; the rest knows no model."""
 
 import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
-SPINE = {
-    "arrays",
-    "checkpoint",
-    "data",
-    "disk",
-    "errors",
-    "images",
-    "log",
-    "mesh",
-    "metrics",
-    "optim",
-    "remote",
-    "text",
-}
-PROGRAMS = {
-    "quickstart",
-    "train",
-    "encode",
-    "sample",
-    "reconstruct",
-    "evaluate",
-    "report",
-    "convert",
-    "compile",
-    "thresholds",
-}
 ALLOWED = {
+    "errors": set(),
     "quantize": set(),
-    "nets": {"mesh", "errors"},
-    "models": {"nets", "quantize", "mesh", "errors"},
-    "stages": {"models", "nets", "quantize", "pytorch"} | SPINE,
-    "pytorch": {"models", "nets", "quantize", "arrays", "errors"},
-    "config": {"stages", "models", "data", "optim", "errors"},
-    "runs": {"config", "hub", "stages", "pytorch"} | SPINE,
-    "arrays": {"mesh", "errors"},
-    "checkpoint": {"arrays", "disk", "hub", "mesh", "remote", "errors"},
-    "hub": {"arrays", "pytorch", "remote", "errors"},
-    "log": {"remote", "errors"},
-    "presets": {"stages", "models", "data", "optim", "errors"},
-    "imported": {"checkpoint", "config", "models", "nets", "presets", "pytorch", "stages", "errors"},
-    "optim": {"mesh", "errors"},
+    "cost": set(),
     "mesh": {"errors"},
-    "training_step": {"config", "stages", "mesh"},
-    "chips": set(),
-    "flops": set(),
-    "hlo": set(),
-    "data": {"errors", "images", "mesh", "sources", "augment"},
-    "sources": {"errors"},
-    "augment": {"errors"},
+    "optim": {"mesh", "errors"},
+    "data": {"mesh", "errors"},
+    "store": {"mesh", "errors"},
+    "nets": {"mesh", "errors"},
+    "rq": {"nets", "quantize", "mesh", "errors"},
+    "dq": {"nets", "quantize", "mesh", "errors", "rq"},
+    "torchfile": {"nets", "store", "errors"},
+    "stages": {"rq", "nets", "quantize", "data", "optim", "mesh", "errors", "store", "torchfile"},
+    "run": {"stages", "rq", "dq", "nets", "quantize", "data", "store", "torchfile", "optim", "mesh", "errors"},
 }
-"""What each room may import; a room of the spine that is not named here imports errors alone."""
+ALLOWED["official"] = ALLOWED["run"] | {"run"}
+ALLOWED["programs"] = ALLOWED["official"] | {"official", "cost"}
+"""The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "report", "sample", "train"}}
 """The one program made of programs."""
 
 
-def imports(path: pathlib.Path):
+def imported(path: pathlib.Path) -> set[tuple[str, ...]]:
+    """The modules of rqjax that a file imports, as parts of their names, relative imports included."""
+    found = set()
+    package = ("rqjax", *path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rqjax":
-            parts = (node.module or "").split(".")[1:]
-            yield from [parts[0]] if parts else [alias.name for alias in node.names]
         if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("rqjax."))
+            found |= {tuple(alias.name.split(".")) for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = (*start, *filter(None, (node.module or "").split(".")))
+            # the last part may be a module or a name in one: both name the room
+            found |= {(*module, alias.name) for alias in node.names}
+    return {parts[1:] for parts in found if parts[0] == "rqjax" and len(parts) > 1}
 
 
 def room_of(path: pathlib.Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
+def files() -> list[pathlib.Path]:
+    return [path for path in ROOT.rglob("*.py") if room_of(path) not in {"__init__", "__main__"}]
+
+
 def test_imports_point_one_way():
-    files = [p for p in ROOT.rglob("*.py") if room_of(p) not in {"__init__", "__main__"} and p.name != "__init__.py"]
-    assert len(files) > 20
-    for path in files:
+    for path in files():
         room = room_of(path)
-        found = set(imports(path)) - {room}
-        if room in PROGRAMS:
-            wrong = (found & PROGRAMS) - COMPOSES.get(room, set())
-        else:
-            wrong = found - ALLOWED.get(room, {"errors"})
+        wrong = {parts[0] for parts in imported(path)} - {room} - ALLOWED[room]
         assert not wrong, f"{path.relative_to(ROOT.parent)} imports {sorted(wrong)}"
+
+
+def test_programs_import_no_programs():
+    for path in (ROOT / "programs").glob("*.py"):
+        others = {parts[1] for parts in imported(path) if parts[0] == "programs"} - {path.stem}
+        assert others == COMPOSES.get(path.stem, set()), path
+
+
+def test_a_relative_import_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "quantize" / "codebook.py"
+    path.parent.mkdir()
+    path.write_text("from ..rq import vae\nfrom .residual import fold\nimport rqjax.mesh\n")
+    assert imported(path) == {("rq", "vae"), ("quantize", "residual", "fold"), ("mesh",)}
+
+
+def test_every_room_is_listed_and_exists():
+    assert {room_of(path) for path in files()} == set(ALLOWED)
 
 
 def test_nothing_reaches_for_pytorch_or_tensorflow():
     for path in ROOT.rglob("*.py"):
-        names = [a.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for a in n.names]
-        names += [n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+        names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
         assert not {name.split(".")[0] for name in names} & {"torch", "tensorflow"}, path
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .init import torch_uniform
-from .partition import by_batch, gathered
+from rqjax.nets.init import torch_uniform
+from rqjax.nets.partition import by_batch, gathered
 
 
 def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride: int = 1, padding="SAME") -> nnx.Conv:

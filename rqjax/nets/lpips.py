@@ -21,8 +21,8 @@ SCALE = (0.458, 0.448, 0.450)
 class LPIPS(nnx.Module):
     """The learned perceptual image patch similarity of Zhang et al. (2018): VGG16 features, one weight per channel.
 
-    As made it holds random weights: `rqjax.pytorch.lpips` fills in the published ones. It computes features in `dtype`
-    and distances in float32, and is never trained.
+    As made it holds random weights: `rqjax.torchfile.lpips` fills in the published ones. It computes features in
+    `dtype` and distances in float32, and is never trained.
     """
 
     def __init__(self, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):

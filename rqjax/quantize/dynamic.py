@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, Int, Key
 
-from .codebook import Codebook, nearest, update
+from rqjax.quantize.codebook import Codebook, nearest, update
 
 
 @jax.tree_util.register_dataclass

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
-from .codebook import Codebook, nearest, perplexity, update, usage
+from rqjax.quantize.codebook import Codebook, nearest, perplexity, update, usage
 
 Codebooks = tuple[Codebook, ...]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, Scalar
 
-from .codebook import distances
-from .residual import Codebooks, ResidualSettings, codebook_at, fold
+from rqjax.quantize.codebook import distances
+from rqjax.quantize.residual import Codebooks, ResidualSettings, codebook_at, fold
 
 
 def targets(

@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rqjax import optim
+from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.images import to_float, to_uint8
 from rqjax.nets.discriminator import GANS, Discriminator, discriminator_loss, generator_loss
-from rqjax.pytorch import lpips
-from rqjax.stages.stage import Batch, Stage
+from rqjax.stages.interface import Batch, Stage
+from rqjax.torchfile import lpips
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PREVIEWS = 8

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from rqjax import optim
-from rqjax.images import to_float
-from rqjax.models.classifier import ClassifierConfig
-from rqjax.stages.stage import Stage
+from rqjax.data.images import to_float
+from rqjax.nets.classifier import ClassifierConfig
+from rqjax.stages.interface import Stage
 
 
 @dataclasses.dataclass(kw_only=True)

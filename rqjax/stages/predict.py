@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from rqjax import checkpoint, mesh, optim
+from rqjax import mesh, optim
+from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.images import to_float, to_uint8
-from rqjax.models.rqsampler import SamplingOptions
-from rqjax.remote import to_path
-from rqjax.stages.stage import Stage
+from rqjax.rq.sample import SamplingOptions
+from rqjax.stages.interface import Stage
+from rqjax.store import checkpoint
+from rqjax.store.remote import to_path
 
 
 @dataclasses.dataclass(kw_only=True)

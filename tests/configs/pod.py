@@ -1,8 +1,7 @@
 """Ten steps of every stage with all that a mesh could change switched on: the runs of tests/test_pod.py."""
 
-from configs.tiny import get_config as tiny
-
-from rqjax.config import Config
+from rqjax.run.config import Config
+from tests.configs.tiny import get_config as tiny
 
 
 def get_config(variant: str = "rqvae") -> Config:

@@ -1,8 +1,7 @@
 """Runs whose processes start fast, to be killed, and where rounding grows slowly: 8x8 pixels, codes of two depths."""
 
-from configs.tiny import get_config as tiny
-
-from rqjax.config import Config
+from rqjax.run.config import Config
+from tests.configs.tiny import get_config as tiny
 
 
 def get_config(variant: str = "rqvae") -> Config:

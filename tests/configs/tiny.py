@@ -1,6 +1,6 @@
 """Runs of seconds, for tests of everything around the models: variants of configs/quickstart.py, made smaller."""
 
-from rqjax.config import Config, load_file
+from rqjax.run.config import Config, load_file
 
 
 def get_config(variant: str = "rqvae") -> Config:

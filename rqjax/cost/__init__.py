@@ -1,0 +1,1 @@
+"""The cost of a program: its work, its compiled text, the hardware."""

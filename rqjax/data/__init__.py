@@ -1,0 +1,5 @@
+"""Image files and prepared sets to global batches."""
+
+from rqjax.data.pipeline import DataConfig, Stream, batches, examples, open_source, rows_of_batches
+
+__all__ = ["DataConfig", "Stream", "batches", "examples", "open_source", "rows_of_batches"]

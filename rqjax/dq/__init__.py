@@ -1,0 +1,1 @@
+"""DQ-VAE and DQ-Transformer (Huang et al., CVPR 2023)."""

@@ -1,1 +1,0 @@
-"""Tokenizers and priors: what they are, what they lose, what they generate."""

@@ -1,0 +1,206 @@
+"""Both stages on the embedded images, from nothing to a report: `rqjax quickstart --out runs/quickstart`."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from rqjax import data
+from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
+from rqjax.errors import InputError
+from rqjax.programs.reconstruct import reconstructions
+from rqjax.programs.report import write_report
+from rqjax.programs.sample import picture, sample
+from rqjax.programs.train import train
+from rqjax.quantize.codebook import perplexity, usage
+from rqjax.quantize.dynamic import code_count
+from rqjax.rq.sample import SamplingOptions
+from rqjax.run.config import Config, load_file
+from rqjax.run.hosts import RESTART
+from rqjax.run.log import read_metrics
+
+FLAGS = flags.FlagValues()
+OUT = flags.DEFINE_string(
+    "out", None, "Where the runs, the pictures, summary.json and report.html go.", flag_values=FLAGS
+)
+MODEL = flags.DEFINE_enum("model", "rq", ["rq", "dq"], "Residual or dynamic quantization.", flag_values=FLAGS)
+COUNT = flags.DEFINE_integer("count", 40, "Samples per class.", lower_bound=1, flag_values=FLAGS)
+
+HELD_OUT = 500
+"""Held-out images for the reconstruction error: enough for its third digit."""
+CAPTIONS = {
+    "samples.png": "Samples of the prior, one row a class",
+    "reconstructions.png": "Held-out images (top), then what 1, 2, ... codes a position make of them",
+    "grains.png": "Held-out images (top), their grains (red: four codes a region, blue: one), and the reconstructions",
+}
+
+
+def main(_: Sequence[str]) -> None:
+    """Runs what the flags describe."""
+    if OUT.value is None:
+        raise InputError("quickstart needs --out DIR")
+    _use_two_cores()
+    out = pathlib.Path(OUT.value)
+    clock = _Clock()
+    tokenizer, prior = f"{MODEL.value}vae", f"{MODEL.value}transformer"
+    configs = {name: load_file("quickstart", name) for name in (tokenizer, prior, "classifier")}
+    configs[prior].stage.tokenizer_path = str(out / tokenizer)
+    models = {}
+    for name, config in configs.items():
+        config.preview_every = config.steps + 1  # the report has its own pictures, and each preview compiles a program
+        models[name] = _trained(config, out / name)
+        clock.lap(f"train_{name}")
+    held_out = _held_out(configs[tokenizer])
+    measure = _residual_figures if MODEL.value == "rq" else _dynamic_figures
+    summary = measure(models[tokenizer], held_out["image"], out)
+    images, labels = _samples(configs[prior], models[prior], models[tokenizer], out)
+    judge = models["classifier"]
+    summary["class_accuracy_by_a_small_classifier_trained_on_real_images"] = {
+        "samples": _accuracy(judge, images, labels),
+        "held_out_real_images": _accuracy(judge, held_out["image"], held_out["label"]),
+    }
+    clock.lap("sample_and_measure")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    summary = {"seconds": clock.laps, "peak_memory_gib": round(memory, 2), **summary}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    pictures = {caption: out / name for name, caption in CAPTIONS.items() if (out / name).is_file()}
+    runs = {name: read_metrics(out / name) for name in configs}
+    write_report(out / "report.html", "rqjax quickstart", runs=runs, pictures=pictures, summary=summary)
+    print(json.dumps(summary, indent=1))
+    print(f"look at {out / 'samples.png'} and {out / 'report.html'}")
+
+
+def _use_two_cores() -> None:
+    """Makes two devices of a CPU, unless its user has said how many: one device leaves much to a single core."""
+    said = jax.config.jax_num_cpu_devices >= 0  # pyrefly: ignore[missing-attribute]
+    if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", min(2, os.cpu_count() or 1))
+
+
+def _trained(config: Config, workdir: pathlib.Path) -> Any:
+    """The model that `config` trains. Ends the program, as `rqjax train` would, if it is told to leave meanwhile."""
+    state = train(config, workdir)
+    if int(state.step) < config.steps:
+        raise SystemExit(RESTART)
+    return state.model
+
+
+class _Clock:
+    """Seconds by name, and in all."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 1)
+        self.laps["total"] = round(now - self._start, 1)
+        self._last = now
+
+
+def _held_out(config: Config) -> dict[str, np.ndarray]:
+    """All held-out images [n h w 3] and labels [n]."""
+    settings = dataclasses.replace(config.data, split="test")
+    parts = list(data.examples(settings))
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
+
+
+def _residual_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
+    """Reconstruction error and code usage by depth on held-out images; writes reconstructions.png."""
+    images = _some(held_out, HELD_OUT)
+    rows = reconstructions(tokenizer, images)
+    _write_rows(out / "reconstructions.png", images, *rows.values())
+    codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
+    sizes = [book.size for book in tokenizer.codebooks]
+    used, effective = {}, {}
+    for d, name in enumerate(rows):
+        size = sizes[min(d, len(sizes) - 1)]
+        used[name] = float(usage(codes[..., d], size))
+        effective[name] = float(perplexity(codes[..., d], size))
+    return {
+        "held_out_images": len(images),
+        "reconstruction_mean_squared_error": {name: _error(row, images) for name, row in rows.items()},
+        "code_usage": used,
+        "code_perplexity": effective,
+    }
+
+
+def _dynamic_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
+    """Rate and distortion of held-out images with regions chosen by detail and without; writes grains.png."""
+    images = _some(held_out, HELD_OUT)
+    codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
+    decode = jax.jit(lambda t, x, grain: to_uint8(t.reconstruct_as(to_float(x), grain)))
+    side = codes.grain.shape[1]
+    board = np.indices((side, side)).sum(0) % 2
+    choices = {
+        "dynamic": codes.grain,
+        "same_length_on_a_fixed_checkerboard": np.broadcast_to(board.astype(np.int32), codes.grain.shape),
+        "fixed_length_all_coarse": np.zeros(codes.grain.shape, np.int32),
+        "fixed_length_all_fine": np.ones(codes.grain.shape, np.int32),
+    }
+    rows = {name: np.asarray(decode(tokenizer, images, jnp.asarray(grain))) for name, grain in choices.items()}
+    _write_rows(out / "grains.png", images, _overlay(images, np.asarray(codes.grain)), rows["dynamic"])
+    return {
+        "held_out_images": len(images),
+        "rate_and_distortion": {
+            name: {
+                "mean_codes_per_image": float(np.mean(code_count(jnp.asarray(choices[name])))),
+                "reconstruction_mean_squared_error": _error(row, images),
+            }
+            for name, row in rows.items()
+        },
+        "code_usage": float(usage(codes.codes, tokenizer.codebooks[0].size)),
+        "code_perplexity": float(perplexity(codes.codes, tokenizer.codebooks[0].size)),
+    }
+
+
+def _overlay(images: np.ndarray, grain: np.ndarray) -> np.ndarray:
+    """The images under a veil that is blue over coarse regions and red over fine ones."""
+    colours = np.array([[40, 70, 220], [230, 40, 40]])[grain]
+    veil = colours.repeat(images.shape[1] // grain.shape[1], 1).repeat(images.shape[2] // grain.shape[2], 2)
+    return (0.55 * images + 0.45 * veil).astype(np.uint8)
+
+
+def _samples(config: Config, prior: Any, tokenizer: Any, out: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of every class and their labels; writes samples.png and samples.npz."""
+    stage = config.stage
+    classes = stage.model.classes
+    labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
+    options = SamplingOptions(temperature=stage.temperature, top_k=stage.top_k or None, top_p=stage.top_p)
+    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(config.seed), 100, options)))
+    np.savez_compressed(out / "samples.npz", image=images, label=labels)
+    shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]
+    write_png(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))
+    return images, labels
+
+
+def _some(images: np.ndarray, count: int) -> np.ndarray:
+    """About `count` of the images, from all over the set."""
+    return images[:: max(len(images) // count, 1)][:count]
+
+
+def _write_rows(path: pathlib.Path, *rows: np.ndarray) -> None:
+    """A picture of ten of the images, one row for each of `rows`."""
+    shown = np.linspace(0, len(rows[0]) - 1, 10).astype(int)
+    write_png(path, enlarge(tile(np.stack([row[shown] for row in rows])), max(1, 64 // rows[0].shape[1])))
+
+
+def _error(row: np.ndarray, images: np.ndarray) -> float:
+    """Mean squared error of pixels in [0, 1]."""
+    return float(np.mean((np.float64(row) - images) ** 2)) / 255**2
+
+
+def _accuracy(judge: Any, images: np.ndarray, labels: np.ndarray) -> float:
+    found = jax.jit(lambda judge, image: judge.classify(to_float(image)))
+    parts = [np.asarray(found(judge, jnp.asarray(images[i : i + 200]))) for i in range(0, len(images), 200)]
+    return float(np.mean(np.concatenate(parts) == labels))

@@ -1,0 +1,53 @@
+"""Images through a tokenizer and back: `rqjax reconstruct --tokenizer runs/a --images FOLDER --out recon.png`."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from rqjax import data
+from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
+from rqjax.errors import InputError
+from rqjax.run.directory import load_tokenizer
+
+FLAGS = flags.FlagValues()
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "Run directory of a tokenizer, or of a prior trained on one.", flag_values=FLAGS
+)
+IMAGES = flags.DEFINE_string(
+    "images", None, "A folder of images, flat or with one sub-folder per class.", flag_values=FLAGS
+)
+COUNT = flags.DEFINE_integer(
+    "count", 8, "How many of them, in the order of their names.", lower_bound=1, flag_values=FLAGS
+)
+OUT = flags.DEFINE_string(
+    "out", "reconstructions.png", "The picture: originals above, then one row a depth.", flag_values=FLAGS
+)
+
+
+def main(_: Sequence[str]) -> None:
+    """Reconstructs what the flags describe."""
+    if TOKENIZER.value is None or IMAGES.value is None:
+        raise InputError("reconstruct needs --tokenizer DIR and --images FOLDER")
+    config, tokenizer = load_tokenizer(TOKENIZER.value)
+    size = config.stage.model.resolution
+    source = data.DataConfig(name="folder", path=IMAGES.value, split="all", resize=size, size=size, batch=COUNT.value)
+    images = next(iter(data.examples(source, COUNT.value)))["image"]
+    rows = reconstructions(tokenizer, images)
+    write_png(OUT.value, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
+    print(f"{pathlib.Path(OUT.value)}: {len(images)} images of {size}x{size}")
+    for name, row in rows.items():
+        error = float(np.mean((np.float64(row) - images) ** 2)) / 255**2
+        print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
+
+
+def reconstructions(tokenizer: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """uint8 reconstructions by name: `depth 1` .. `depth D` for residual codes, else `decoded`."""
+    if not hasattr(tokenizer, "partial_latents"):
+        return {"decoded": np.asarray(jax.jit(lambda t, x: to_uint8(t.reconstruct(to_float(x))))(tokenizer, images))}
+    latents = jax.jit(lambda t, x: t.partial_latents(to_float(x)))(tokenizer, images)
+    decode = jax.jit(lambda t, z: to_uint8(t.network.image(z)))
+    return {f"depth {d + 1}": np.asarray(decode(tokenizer, z)) for d, z in enumerate(latents)}

@@ -1,0 +1,46 @@
+"""The entropy thresholds of a data set, for DQ-VAEs whose router goes by thresholds.
+
+`rqjax thresholds --images FOLDER --size 256 --patch 16 --bins=-1_1 --out thresholds.json`
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import flags
+
+from rqjax import data
+from rqjax.data.images import to_float
+from rqjax.errors import InputError
+from rqjax.quantize.entropy import BINS, ThresholdTable, patch_entropy, thresholds, write_thresholds
+
+FLAGS = flags.FlagValues()
+IMAGES = flags.DEFINE_string(
+    "images", None, "A folder of images; the embedded Fashion-MNIST if none.", flag_values=FLAGS
+)
+SPLIT = flags.DEFINE_string("split", "train", "Which part of it: train, test or all.", flag_values=FLAGS)
+SIZE = flags.DEFINE_integer("size", 256, "Pixels of a side: the model's resolution.", lower_bound=1, flag_values=FLAGS)
+PATCH = flags.DEFINE_integer("patch", 16, "Pixels of a side of a coarse region.", lower_bound=1, flag_values=FLAGS)
+BINS_FLAG = flags.DEFINE_enum("bins", "-1_1", list(BINS), "The range of the histogram's bins.", flag_values=FLAGS)
+COUNT = flags.DEFINE_integer("count", None, "Use so many images at most.", lower_bound=1, flag_values=FLAGS)
+OUT = flags.DEFINE_string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.", flag_values=FLAGS)
+
+
+def main(_: Sequence[str]) -> None:
+    """Computes, prints and writes the table that the flags describe."""
+    if SIZE.value % PATCH.value:
+        raise InputError(f"--patch {PATCH.value} does not divide --size {SIZE.value}: choose a divisor")
+    settings = data.DataConfig(split=SPLIT.value, size=SIZE.value, resize=SIZE.value, batch=64)
+    if IMAGES.value:
+        settings.name, settings.path = "folder", IMAGES.value
+    entropy = jax.jit(lambda image: patch_entropy(to_float(image), PATCH.value, BINS_FLAG.value))
+    with data.examples(settings, COUNT.value) as batches:
+        found = [np.asarray(entropy(batch["image"])).reshape(-1) for batch in batches]
+    table = ThresholdTable(thresholds(np.concatenate(found)), BINS_FLAG.value, PATCH.value)
+    out = pathlib.Path(OUT.value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_thresholds(out, table)
+    print(f"{out}: {sum(map(len, found))} patches of {PATCH.value}x{PATCH.value}, bins {BINS_FLAG.value}")
+    for percentile in (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90):
+        print(f"  share of fine regions {1 - percentile / 100:.2f}   threshold {table.values[percentile]:.6g}")

@@ -1,1 +1,0 @@
-"""State dicts and files of PyTorch, read and written without PyTorch."""

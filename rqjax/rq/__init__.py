@@ -1,0 +1,1 @@
+"""RQ-VAE and RQ-Transformer (Lee et al., CVPR 2022)."""

@@ -1,0 +1,79 @@
+"""LPIPS from torchvision's VGG16 file and the lin layers, which ship with this package."""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from rqjax.errors import InputError
+from rqjax.nets.lpips import LPIPS, VGG16
+from rqjax.store.arrays import from_arrays, to_arrays
+from rqjax.torchfile import file
+from rqjax.torchfile.table import Entry, conv, import_arrays
+
+# The lin layers of LPIPS v0.1 for VGG16 (github.com/richzhang/PerceptualSimilarity, BSD-2-Clause).
+LIN = pathlib.Path(__file__).parent.parent / "assets" / "lpips_lin.npz"
+VGG16_FILE = "vgg16-397923af.pth"
+VGG16_SHA256 = "397923af"
+REMEDY = f"download {VGG16_FILE} from the torchvision model zoo (download.pytorch.org/models)"
+
+
+def entries() -> list[Entry]:
+    """The table: torchvision's VGG16 `features.*`, and the lin layers as LPIPS names them."""
+    ours = to_arrays(abstract())
+    table, layer, i = [], 0, 0
+    for group in VGG16:
+        for _ in group:
+            table.append(conv(f"features.{layer}.weight", f"convs/{i}/kernel", ours[f"convs/{i}/kernel"].shape))
+            table.append(Entry(f"features.{layer}.bias", f"convs/{i}/bias", ours[f"convs/{i}/bias"].shape))
+            layer, i = layer + 2, i + 1  # a convolution and its ReLU
+        layer += 1  # the pooling
+    for j, group in enumerate(VGG16):
+        table.append(Entry(f"lin{j}.model.1.weight", f"lins/{j}", (1, group[-1], 1, 1)))
+    return table
+
+
+def from_torch(vgg16: Mapping[str, Any], lin: Mapping[str, Any], dtype: DTypeLike = jnp.float32) -> LPIPS:
+    """LPIPS from two state dicts: torchvision's VGG16 (its classifier is ignored), and `lin{0..4}.model.1.weight`.
+
+    Raises InputError naming keys that are missing, unknown or of another shape.
+    """
+    features = {key: tensor for key, tensor in vgg16.items() if not key.startswith("classifier.")}
+    like = abstract(dtype)
+    return from_arrays(like, import_arrays(entries(), {**features, **lin}, to_arrays(like)))
+
+
+def shipped_lin() -> dict[str, np.ndarray]:
+    """The lin layers that ship with this package, under their official keys."""
+    with np.load(LIN) as data:
+        return {f"{name}.model.1.weight": data[name].reshape(1, -1, 1, 1) for name in data.files}
+
+
+def abstract(dtype: DTypeLike = jnp.float32) -> LPIPS:
+    """The shapes of LPIPS."""
+    return jax.eval_shape(lambda: LPIPS(dtype=dtype, rngs=nnx.Rngs(0)))
+
+
+def load_lpips(
+    vgg16_path: str, lin_path: str | None = None, *, dtype: DTypeLike = jnp.float32, verify: bool = True
+) -> LPIPS:
+    """LPIPS from torchvision's VGG16 file, and from the lin layers that ship or those of a file.
+
+    `verify` compares the file's SHA-256 with that of the published one. Raises InputError if a file is missing
+    or another.
+    """
+    if not pathlib.Path(vgg16_path).is_file():
+        raise InputError(f"vgg16_path={vgg16_path!r} is not a file: {REMEDY}")
+    if verify:
+        with open(vgg16_path, "rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if not found.startswith(VGG16_SHA256):
+            raise InputError(f"{vgg16_path} has SHA-256 {found[:8]}..., expected {VGG16_SHA256}...: {REMEDY}")
+    lin = shipped_lin() if lin_path is None else file.load(lin_path)
+    return from_torch(file.load(vgg16_path), lin, dtype)

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rqjax.nets.sampling import filter_logits, sample
+
+VOCAB = 50
+
+
+@pytest.fixture
+def logits():
+    return 3 * jax.random.normal(jax.random.key(0), (4, VOCAB))
+
+
+def kept(logits, top_k=VOCAB, top_p=1.0):
+    return np.isfinite(filter_logits(logits, 1.0, top_k, top_p))
+
+
+def test_probabilities_equal_the_official_ones(golden):
+    case = golden("rq/logit_filters")
+    for i, settings in enumerate(case.meta["cases"]):
+        top_k = settings["top_k"] or VOCAB
+        top_p = 1.0 if settings["top_p"] is None else settings["top_p"]
+        filtered = filter_logits(jnp.asarray(case.data["logits"]), settings["temperature"], top_k, top_p)
+        np.testing.assert_allclose(jax.nn.softmax(filtered), case.data[f"probs_{i}"], rtol=1e-4, atol=1e-7)
+
+
+def test_nothing_to_filter_changes_nothing(logits):
+    np.testing.assert_array_equal(filter_logits(logits, 1.0, VOCAB, 1.0), logits)
+    np.testing.assert_array_equal(filter_logits(logits, 1.0, VOCAB + 7, 2.0), logits)
+
+
+def test_top_k_keeps_ties():
+    np.testing.assert_array_equal(kept(jnp.array([[1.0, 3.0, 2.0, 2.0, 0.0]]), 2), [[False, True, True, True, False]])
+
+
+def test_top_p_keeps_the_token_that_crosses_and_always_one():
+    probabilities = jnp.log(jnp.array([[0.2, 0.5, 0.3]]))
+    np.testing.assert_array_equal(kept(probabilities, top_p=0.49), [[False, True, False]])
+    np.testing.assert_array_equal(kept(probabilities, top_p=0.6), [[False, True, True]])
+    np.testing.assert_array_equal(kept(probabilities, top_p=0.0), [[False, True, False]])
+
+
+def test_top_p_of_equal_logits_keeps_the_share():
+    assert kept(jnp.zeros((1, 10)), top_p=0.45).sum() == 5
+
+
+def test_top_p_acts_on_what_top_k_left():
+    logits = jnp.log(jnp.array([[0.4, 0.3, 0.2, 0.1]]))  # among the first two: 0.57, 0.43
+    np.testing.assert_array_equal(kept(logits, 2, 0.56), [[True, False, False, False]])
+    np.testing.assert_array_equal(kept(logits, 4, 0.56), [[True, True, False, False]])
+
+
+def test_nan_is_never_drawn():
+    logits = jnp.array([[jnp.nan, 0.0, 1.0]])
+    assert not kept(logits)[0, 0]
+    drawn = jax.vmap(lambda key: sample(key, logits, 1.0, 3, 1.0))(jax.random.split(jax.random.key(0), 200))
+    assert set(np.unique(drawn)) == {1, 2}
+
+
+def test_settings_per_depth_equal_depth_by_depth(logits):
+    logits = logits.reshape(2, 2, VOCAB)
+    k, p, t = jnp.array([3, 20]), jnp.array([1.0, 0.5]), jnp.array([0.7, 1.3])
+    together = filter_logits(logits, t, k, p)
+    for d in range(2):
+        np.testing.assert_array_equal(together[:, d], filter_logits(logits[:, d], t[d], k[d], p[d]))
+
+
+def test_draws_follow_the_filtered_probabilities():
+    logits = jnp.array([2.0, 0.0, 1.0, -1.0, 1.5])
+    draw = jax.jit(jax.vmap(lambda key: sample(key, logits, 0.8, 4, 0.9)))
+    drawn = draw(jax.random.split(jax.random.key(0), 20000))
+    expected = jax.nn.softmax(filter_logits(logits, 0.8, 4, 0.9))
+    assert np.sum(np.asarray(expected) > 0) == 3
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 20000, expected, atol=0.015)
+
+
+def test_temperature_zero_is_greedy(logits):
+    np.testing.assert_array_equal(sample(jax.random.key(0), logits, 0.0, VOCAB, 1.0), jnp.argmax(logits, -1))
+    ties = jnp.array([[0.0, 5.0, 5.0]])
+    assert sample(jax.random.key(0), ties, 0.0, 3, 1.0)[0] == 1
+
+
+def test_a_change_of_settings_compiles_nothing(logits):
+    traces = []
+
+    @jax.jit
+    def draw(temperature, top_k, top_p):
+        traces.append(1)
+        return sample(jax.random.key(0), logits, temperature, top_k, top_p)
+
+    for t, k, p in [(1.0, 5, 0.9), (0.0, 50, 1.0), (2.0, 1, 0.1)]:
+        draw(jnp.float32(t), jnp.int32(k), jnp.float32(p))
+    assert len(traces) == 1

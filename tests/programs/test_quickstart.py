@@ -1,0 +1,46 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rqjax import __main__ as console
+from rqjax.programs import quickstart
+from tests.configs.tiny import get_config
+
+
+@pytest.mark.parametrize("model", ["rq", "dq"])
+def test_everything_is_there_after_a_tiny_run(model, tmp_path, monkeypatch, capsys):
+    """The program itself on smaller runs: what it writes, not how good it is; launch/local.sh quickstart shows that."""
+    monkeypatch.setattr(quickstart, "load_file", lambda name, variant: get_config(variant))
+    words = ["rqjax", "quickstart", f"--model={model}", f"--out={tmp_path}", "--count=3"]
+    monkeypatch.setattr(sys, "argv", words)
+    console.main()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert set(summary["seconds"]) >= {f"train_{model}vae", f"train_{model}transformer", "train_classifier", "total"}
+    accuracy = summary["class_accuracy_by_a_small_classifier_trained_on_real_images"]
+    assert 0 <= accuracy["samples"] <= 1
+    assert 0 <= accuracy["held_out_real_images"] <= 1
+    samples = np.load(tmp_path / "samples.npz")
+    assert samples["image"].shape == (30, 32, 32, 3)
+    assert samples["image"].dtype == np.uint8
+    assert samples["label"].tolist() == np.repeat(np.arange(10), 3).tolist()
+    assert Image.open(tmp_path / "samples.png").size == (2 * (3 * 33 - 1), 2 * (10 * 33 - 1))
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    if model == "rq":
+        assert Image.open(tmp_path / "reconstructions.png").size == (2 * (10 * 33 - 1), 2 * (5 * 33 - 1))
+        assert set(summary["code_usage"]) == {f"depth {d}" for d in (1, 2, 3, 4)}
+        # the partial sums come ever closer in latent space; an untrained decoder need not show it in pixels
+        assert all(error > 0 for error in summary["reconstruction_mean_squared_error"].values())
+    else:
+        assert Image.open(tmp_path / "grains.png").size == (2 * (10 * 33 - 1), 2 * (3 * 33 - 1))
+        rates = {name: x["mean_codes_per_image"] for name, x in summary["rate_and_distortion"].items()}
+        assert rates == {
+            "dynamic": 40.0,
+            "same_length_on_a_fixed_checkerboard": 40.0,
+            "fixed_length_all_coarse": 16.0,
+            "fixed_length_all_fine": 64.0,
+        }
+    assert "look at" in capsys.readouterr().out

@@ -1,0 +1,112 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from rqjax.errors import InputError
+from rqjax.programs.train import train
+from rqjax.run import directory
+from rqjax.run.log import read_metrics
+from rqjax.store.arrays import to_arrays
+from rqjax.store.checkpoint import latest_step
+from tests.configs.tiny import get_config
+from tests.conftest import equal
+
+HERE = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train(get_config("rqvae"), folder)
+    return folder
+
+
+@pytest.mark.parametrize("variant", ["rqvae", "rqtransformer"])
+def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
+    def config(steps):
+        config = get_config(variant)
+        config.steps = steps
+        if variant == "rqtransformer":
+            config.stage.tokenizer_path = str(tokenizer)
+        return config
+
+    straight = train(config(6), tmp_path / "straight")
+    train(config(4), tmp_path / "halves")
+    resumed = train(config(6), tmp_path / "halves")
+    assert int(resumed.step) == 6
+    assert equal(straight, resumed)
+    a, b = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "halves")
+    assert [line["step"] for line in a] == [line["step"] for line in b] == [2, 4, 6]
+    assert [line["loss"] for line in a if "loss" in line] == [line["loss"] for line in b if "loss" in line]
+
+
+def test_a_prior_keeps_its_tokenizer(tokenizer, tmp_path):
+    config = get_config("rqtransformer")
+    config.stage.tokenizer_path = str(tokenizer)
+    train(config, tmp_path / "prior")
+    config.stage.tokenizer_path = str(tmp_path / "moved away")
+    config.steps += 2
+    train(config, tmp_path / "prior")
+    _, kept = directory.load_tokenizer(tmp_path / "prior")
+    _, original = directory.load_tokenizer(tokenizer)
+    assert equal(kept, original)
+    assert latest_step(tmp_path / "prior") == config.steps
+
+
+def test_another_configuration_is_refused_and_nothing_overwritten(tokenizer):
+    before = {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")}
+    config = get_config("rqvae")
+    config.stage.optimizer.learning_rate = 0.5
+    with pytest.raises(
+        InputError, match=r"stage.optimizer.learning_rate is 0.002 there and 0.5 here.*another --workdir"
+    ):
+        train(config, tokenizer)
+    assert {p: p.stat().st_mtime_ns for p in tokenizer.rglob("*")} == before
+
+
+def test_prior_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected the run directory of a trained tokenizer"):
+        train(get_config("rqtransformer"), tmp_path / "prior")
+
+
+def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
+    """kill -9 in mid-training, twice, then to the end; a process of its own, as a user would have it."""
+    steps = 60
+
+    def command(workdir):
+        flags = [f"--workdir={workdir}", f"--config.steps={steps}", "--config.save_every=5", "--config.log_every=5"]
+        return [sys.executable, "-m", "rqjax", "train", f"--config={HERE / 'configs' / 'tiny.py'}:rqvae", *flags]
+
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    for _ in range(2):
+        victim = subprocess.Popen(command(tmp_path / "killed"), env=environment, stdout=subprocess.DEVNULL)
+        before = len(read_metrics(tmp_path / "killed"))
+        while len(read_metrics(tmp_path / "killed")) < before + 3 and victim.poll() is None:
+            time.sleep(0.02)
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    for name in ("killed", "straight"):
+        subprocess.run(command(tmp_path / name), env=environment, check=True, stdout=subprocess.DEVNULL)
+    killed, straight = (directory.load_model(tmp_path / name)[1] for name in ("killed", "straight"))
+    assert latest_step(tmp_path / "killed") == steps
+    assert equal(killed, straight)
+    assert [line["step"] for line in read_metrics(tmp_path / "killed")] == list(range(5, steps + 1, 5))
+
+
+def test_more_classes_than_the_model_has_are_refused(tmp_path):
+    config = get_config("classifier")
+    config.stage.model.classes = 7
+    with pytest.raises(InputError, match=r"the data has 10 classes, stage.model.classes is 7: set it to 10"):
+        train(config, tmp_path)
+
+
+def test_state_is_sharded_and_step_counts(tokenizer):
+    config, model = directory.load_model(tokenizer)
+    assert config.steps == latest_step(tokenizer)
+    assert len(jax.tree.leaves(model)) == len(to_arrays(model))

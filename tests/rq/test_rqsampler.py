@@ -1,0 +1,154 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rqjax.errors import InputError
+from rqjax.mesh import make_mesh
+from rqjax.rq import sample as rqsampler
+from rqjax.rq.sample import SamplingOptions, generate
+from tests.small_rq import CASES, load, make_codebooks, random_codes, small_config, strong, tokenizer_config
+
+GREEDY = SamplingOptions(temperature=0.0)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return strong(small_config().init(jax.random.key(0)), 10.0)
+
+
+@pytest.fixture(scope="module")
+def books():
+    return make_codebooks((16,), 8)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_greedy_codes_equal_the_official_ones(golden, name):
+    case, model, books, labels = load(golden, name)
+    np.testing.assert_array_equal(generate(model, books, labels, KEY, GREEDY), case.data["greedy_codes"])
+    codes = np.asarray(case.data["codes"], np.int32)
+    start = (model.code_shape[0] // 2, 0)
+    completed = generate(model, books, labels, KEY, GREEDY, codes, start)
+    np.testing.assert_array_equal(completed, case.data["greedy_completed_from_half"])
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_greedy_codes_are_the_argmax_of_the_uncached_forward(text):
+    changes = {"classes": 0, "text_vocab": 7, "text_length": 4} if text else {}
+    vocab = (16, 5, 9)
+    config = small_config(vocab=vocab, shared_cls_emb=False, **changes)
+    model, books = strong(config.init(jax.random.key(0)), 10.0), make_codebooks(vocab, 8)
+    labels = jnp.array([[1, 2, 3, 4], [6, 5, 0, 0]]) if text else jnp.array([1, 4])
+    codes = generate(model, books, labels, KEY, GREEDY)
+    logits, _ = jax.jit(model.logits.__func__)(model, books, codes, labels)
+    np.testing.assert_array_equal(codes, jnp.argmax(logits, -1))
+    assert len(np.unique(codes)) > 3
+
+
+def test_completion_keeps_what_is_given_and_draws_the_rest(model, books):
+    labels, options = jnp.array([1, 4]), SamplingOptions(top_k=8)
+    whole = generate(model, books, labels, KEY, options)
+    again = generate(model, books, labels, KEY, options, np.asarray(whole), (1, 1))
+    np.testing.assert_array_equal(again, whole)
+    given = np.asarray(random_codes((16,) * 3))
+    other = generate(model, books, labels, KEY, options, given, (1, 1))
+    np.testing.assert_array_equal(other.reshape(2, 6, 3)[:, :4], given.reshape(2, 6, 3)[:, :4])
+    assert not np.array_equal(other.reshape(2, 6, 3)[:, 4:], given.reshape(2, 6, 3)[:, 4:])
+
+
+def test_a_row_does_not_depend_on_the_others(model, books):
+    options = SamplingOptions(top_p=0.9)
+    many = generate(model, books, jnp.array([1, 4, 0, 2]), KEY, options)
+    few = generate(model, books, jnp.array([1, 4]), KEY, options)
+    np.testing.assert_array_equal(many[:2], few)
+    same = generate(model, books, jnp.array([3, 3, 3, 3]), KEY, options)
+    assert not np.array_equal(same[0], same[1])
+
+
+def test_eight_devices_draw_what_one_does(model, books):
+    """Rows over "data", heads over "model"."""
+    labels = jnp.arange(8) % 5
+    expected = generate(model, books, labels, KEY, SamplingOptions(top_p=0.9))
+    mesh = make_mesh("4x2")
+    with jax.set_mesh(mesh):
+        split = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
+        everywhere = jax.device_put((model, books, KEY), NamedSharding(mesh, PartitionSpec()))
+        found = generate(*everywhere[:2], split, everywhere[2], SamplingOptions(top_p=0.9))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_new_options_compile_nothing(model, books):
+    labels = jnp.array([1, 4, 2])
+    generate(model, books, labels, KEY, SamplingOptions())
+    before = rqsampler._generate._cache_size()
+    for options in (GREEDY, SamplingOptions(temperature=(0.5, 1.0, 2.0), top_k=(1, 4, 16), top_p=(1.0, 0.9, 0.5))):
+        generate(model, books, labels, KEY, options)
+    generate(model, books, labels, jax.random.key(1), SamplingOptions(top_k=2, top_p=0.3))
+    assert rqsampler._generate._cache_size() == before
+
+
+def test_options_act_on_their_depth(model, books):
+    labels = jnp.array([1, 4, 2])
+    greedy = generate(model, books, labels, KEY, GREEDY)
+    options = SamplingOptions(temperature=3.0, top_k=(1, 16, 16))
+    codes = generate(model, books, labels, KEY, options)
+    np.testing.assert_array_equal(codes[:, 0, 0, 0], greedy[:, 0, 0, 0])
+    assert not np.array_equal(codes[..., 1:], greedy[..., 1:])
+
+
+def test_draws_follow_the_logits(model, books):
+    """The first code's frequencies over many rows equal the softmax of the teacher-forced logits."""
+    labels = jnp.full(2000, 2)
+    codes = generate(model, books, labels, KEY, SamplingOptions())
+    logits, _ = model.logits(books, codes[:1], labels[:1])
+    expected = jax.nn.softmax(logits[0, 0, 0, 0])
+    np.testing.assert_allclose(np.bincount(codes[:, 0, 0, 0], minlength=16) / 2000, expected, atol=0.04)
+
+
+def test_bfloat16_greedy_codes_are_likely_without_caches(books):
+    model = strong(small_config(dtype="bfloat16").init(jax.random.key(0)))
+    labels = jnp.array([1, 4])
+    codes = generate(model, books, labels, KEY, GREEDY)
+    logits = np.asarray(jax.jit(model.logits.__func__)(model, books, codes, labels)[0])
+    chosen = np.take_along_axis(logits, np.asarray(codes)[..., None], -1)[..., 0]
+    assert np.all(chosen > logits.max(-1) - 0.2 * logits.std())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0: expected at least 1"),
+        ({"top_k": (4, 0, 4)}, "top_k is .4, 0, 4."),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_k": (4, 4)}, "top_k has 2 values: give one, or one for each of the 3 depths"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(model, books, options, message):
+    with pytest.raises(InputError, match=message):
+        generate(model, books, jnp.array([1]), KEY, SamplingOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": np.array([1, 5])}, "label 5 is out of range: this model has 5, from 0 to 4"),
+        ({"labels": np.array([[1, 2]])}, "labels have shape"),
+        ({"start": (2, 0)}, "start is .2, 0.: expected a position of the 2x3 grid"),
+        ({"start": (1, 0)}, "no codes are given"),
+        ({"codes": np.full((1, 2, 3, 3), 16)}, "code of depth 1 16 is out of range"),
+        ({"codes": np.zeros((1, 2, 2, 3), int)}, "codes have shape .1, 2, 2, 3.: expected .1, 2, 3, 3."),
+    ],
+)
+def test_arguments_out_of_range_are_refused(model, books, arguments, message):
+    with pytest.raises(InputError, match=message):
+        generate(model, books, **{"labels": np.array([1]), "key": KEY, "options": SamplingOptions()} | arguments)
+
+
+def test_the_method_reads_the_codebooks_of_a_tokenizer(model, books):
+    tokenizer = tokenizer_config().init(KEY).with_codebooks(books)
+    labels = jnp.array([1, 4])
+    found = model.generate(tokenizer, labels, KEY, SamplingOptions())
+    np.testing.assert_array_equal(found, generate(model, books, labels, KEY, SamplingOptions()))

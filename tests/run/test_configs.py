@@ -1,0 +1,98 @@
+import dataclasses
+import importlib.util
+import json
+import pathlib
+
+import jax
+import pytest
+
+from rqjax.errors import InputError
+from rqjax.official.rqtransformer import rqtransformer_config
+from rqjax.run.config import from_dict, load_file, to_dict
+from rqjax.stages.autoencode import AutoencodeConfig
+
+HERE = pathlib.Path(__file__).parents[1]
+ARCHS = json.loads((HERE / "keys" / "rq" / "rqtransformer_arch.json").read_text())
+SPEC = importlib.util.spec_from_file_location("published_models", HERE.parent / "benchmarks" / "published_models.py")
+published_models = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(published_models)
+MODELS = published_models.MODELS
+VARIANTS = [
+    *((file, variant) for _, file, variant, _, _ in MODELS),
+    *[("ffhq_rqtransformer", "paper"), ("imagenet_rqvae", "50epochs"), ("lsun_rqtransformer", "church-paper")],
+    *[("text_rqtransformer", "length64"), ("lsun_rqvae", "cat-yaml"), ("lsun_rqvae", "church-yaml")],
+    ("lsun_rqvae", "bedroom-yaml"),
+]
+
+
+@pytest.mark.parametrize(("file", "variant"), VARIANTS)
+def test_every_config_is_complete_but_for_paths(file, variant):
+    config = load_file(file, variant)
+    with pytest.raises(InputError, match=r"data.path"):
+        config.check()
+    config.data.path = "images"
+    if isinstance(config.stage, AutoencodeConfig):
+        with pytest.raises(InputError, match="vgg16_path is empty"):
+            config.check()
+        config.stage.vgg16_path = "vgg16.pth"
+        assert config.data.batch % config.stage.disc_groups == 0
+    else:
+        assert config.data.batch % config.stage.accumulate == 0
+    config.check()
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert config.stage.build(config.steps).init
+
+
+def test_variants_that_do_not_exist_are_refused():
+    for file in {file for file, _ in VARIANTS}:
+        with pytest.raises(InputError, match="variant 'nonsense'"):
+            load_file(file, "nonsense")
+
+
+@pytest.mark.parametrize("row", MODELS, ids=[row[0] for row in MODELS])
+def test_models_have_the_published_keys_shapes_and_parameters(row):
+    _, file, variant, keys, parameters = row
+    if file == "lsun_rqvae":  # the same model, so that it need not be traced again
+        assert load_file(file, variant).stage.model == load_file("imagenet_rqvae", "10epochs").stage.model
+        assert keys == published_models.IMAGENET_RQVAE
+    else:
+        assert published_models.compare(file, variant, keys, parameters)[2]
+
+
+ARCH_OF = {
+    "ffhq256-rqtransformer-8x8x4-350M": ("ffhq_rqtransformer", "yaml"),
+    "lsun-church256-sqgan-8x8x4-350M-simp": ("lsun_rqtransformer", "church"),
+    "cat256-rqtransformer-8x8x4-600M": ("lsun_rqtransformer", "cat"),
+    "bedroom256-rqtransformer-8x8x4-600M": ("lsun_rqtransformer", "bedroom"),
+    "in256-rqtransformer-8x8x4-480M": ("imagenet_rqtransformer", "480m"),
+    "in256-rqtransformer-8x8x4-800M": ("imagenet_rqtransformer", "800m"),
+    "in256-rqtransformer-8x8x4-1400M": ("imagenet_rqtransformer", "1400m"),
+    "in256-rqtransformer-8x8x4-3800M": ("imagenet_rqtransformer", "3800m"),
+    "cc3m-rqtransformer-8x8x4-650M": ("cc3m_rqtransformer", ""),
+}
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_priors_are_those_of_the_yaml_files(name):
+    ours = load_file(*ARCH_OF[name]).stage.model
+    theirs = rqtransformer_config(ARCHS[name]["arch"])
+    # computation aside; the file of 3800M has no dropout rate, the paper says 0.3
+    dropout = 0.3 if "3800M" in name else 0.1
+    assert ours == dataclasses.replace(theirs, dtype="bfloat16", remat=True, dropout=dropout)
+
+
+def test_epochs_are_those_of_the_release():
+    expected = {
+        ("imagenet_rqvae", "10epochs"): 100_100,
+        ("ffhq_rqvae", ""): 70_350,
+        ("imagenet_rqtransformer", "1400m"): 62_600,
+        ("lsun_rqtransformer", "church-paper"): 300 * 62,
+        ("imagenet_dqvae", "triple"): 50 * 5339,
+    }
+    assert {at: load_file(*at).steps for at in expected} == expected
+
+
+def test_the_stage_of_the_largest_prior_can_be_traced():
+    config = load_file("imagenet_rqtransformer", "3800m")
+    state = jax.eval_shape(config.stage.build(config.steps).init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(state.model)) == 3_822_488_064

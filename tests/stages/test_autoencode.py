@@ -1,0 +1,351 @@
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from rqjax.data.images import to_float
+from rqjax.errors import InputError
+from rqjax.mesh import make_mesh, shard_state
+from rqjax.nets.discriminator import discriminator_loss, generator_loss
+from rqjax.nets.lpips import LPIPS
+from rqjax.optim import OptimizerConfig, ema_update
+from rqjax.rq.vae import RQVAEConfig
+from rqjax.stages.autoencode import AutoencodeConfig, adaptive_weight, reconstruction_loss
+from rqjax.store.arrays import to_arrays
+from tests.small_rq import tokenizer_config
+
+# --- a tokenizer that is as small as the interface of tokenizers allows
+
+
+class Decoder(nnx.Module):
+    def __init__(self, rngs):
+        self.conv_in = nnx.Conv(4, 8, (3, 3), rngs=rngs)
+        self.conv_out = nnx.Conv(8, 3, (3, 3), rngs=rngs)
+
+    def features(self, z):
+        return jax.nn.silu(self.conv_in(jnp.repeat(jnp.repeat(z, 2, 1), 2, 2)))
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        self.encoder = nnx.Conv(3, 4, (2, 2), 2, rngs=rngs)
+        self.decoder = Decoder(rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    reconstruction: Any
+    features: Any
+    loss: Any
+    codebooks: Any
+    metrics: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    network: Any
+    codebooks: Any  # here the number of forward passes in training
+
+    def with_codebooks(self, codebooks):
+        return dataclasses.replace(self, codebooks=codebooks)
+
+    def train_forward(self, network, image, key):
+        z = network.encoder(image) + 0.01 * jax.random.normal(key, (4,))
+        features = network.decoder.features(z)
+        loss = 0.25 * jnp.mean(z**2)
+        return Forward(
+            network.decoder.conv_out(features), features, loss, self.codebooks + 1, {"commitment": loss / 0.25}
+        )
+
+    def reconstruct(self, image):
+        return self.network.decoder.conv_out(self.network.decoder.features(self.network.encoder(image)))
+
+
+@dataclasses.dataclass(kw_only=True)
+class ToyConfig:
+    def check(self):
+        pass
+
+    def init(self, key):
+        return Toy(Network(nnx.Rngs(key)), jnp.zeros(()))
+
+
+def rqvae_config(**changes) -> RQVAEConfig:
+    sizes = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "codes": (32,), "depth": 2, "code_shape": (8, 8)}
+    return tokenizer_config(**sizes | {"decay": (0.9,)} | changes)
+
+
+def config(**changes) -> AutoencodeConfig:
+    optimizer = OptimizerConfig(
+        name="adam",
+        learning_rate=2e-3,
+        b1=0.5,
+        b2=0.9,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        warmup_steps=0,
+        schedule="constant",
+        min_learning_rate=0.0,
+    )
+    base = AutoencodeConfig(
+        model=ToyConfig(),
+        reconstruction="mse",
+        perceptual_weight=0.0,
+        vgg16_path="",
+        vgg16_verify=True,
+        lpips_dtype="float32",
+        gan="hinge",
+        disc_weight=0.75,
+        disc_weight_max=0.0,
+        disc_loss_weight=0.75,
+        disc_start=0,
+        adaptive=True,
+        disc_ndf=4,
+        disc_num_layers=2,
+        disc_groups=1,
+        optimizer=optimizer,
+        discriminator_optimizer=dataclasses.replace(optimizer),
+        ema_decay=0.0,
+        codebook_updates_per_step=1,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def batch(size: int = 8, seed: int = 0):
+    """Blocks of colour with some noise: something that a small net learns quickly."""
+    random = np.random.RandomState(seed)
+    blocks = random.uniform(40, 215, (size, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
+    image = (blocks + random.uniform(-20, 20, blocks.shape)).astype(np.uint8)
+    return {"image": jnp.asarray(image), "label": jnp.zeros(size, jnp.int32)}
+
+
+def run(c: AutoencodeConfig, steps: int, frozen=None, total: int = 100):
+    """The initial state, that after `steps` steps, and the metrics of each."""
+    stage = c.build(total)
+    first = jax.jit(stage.init)(jax.random.key(0))
+    step = jax.jit(stage.train_step, donate_argnums=0)
+    state, history = jax.tree.map(jnp.copy, first), []
+    for k in range(steps):
+        state, metrics = step(state, frozen, batch(), jax.random.key(k))
+        history.append(metrics)
+    return first, state, history
+
+
+def assert_trees(a, b, **tolerance):
+    for name, value in to_arrays(a).items():
+        np.testing.assert_allclose(value, to_arrays(b)[name], err_msg=name, **tolerance)
+
+
+def first_gradient(optimizer, b1: float):
+    """Adam's first moment after one step is (1 - b1) times the gradient."""
+    return jax.tree.map(lambda m: m / (1 - b1), optax.tree_utils.tree_get(optimizer, "mu"))
+
+
+# --- the objective
+
+
+@pytest.fixture(scope="module")
+def lpips():
+    return LPIPS(rngs=nnx.Rngs(3))
+
+
+def test_adaptive_weight_is_its_definition_by_the_kernel():
+    c = config(reconstruction="l1")
+    state = jax.jit(c.build(10).init)(jax.random.key(1))
+    network, disc, image = state.model.network, state.discriminator, to_float(batch()["image"])
+    features = network.decoder.features(network.encoder(image))
+
+    def at(kernel, loss):
+        conv = jax.tree.map(lambda x: x, network.decoder.conv_out)
+        conv.kernel = nnx.Param(kernel)
+        return loss(conv(features))
+
+    losses = (
+        lambda recon: reconstruction_loss(c, None, image, recon)[0],
+        lambda recon: generator_loss(disc(recon)),
+    )
+    kernel = network.decoder.conv_out.kernel[...]
+    nll, adversarial = (jnp.linalg.norm(jax.grad(at)(kernel, loss)) for loss in losses)
+    recon = network.decoder.conv_out(features)
+    ours = adaptive_weight(network.decoder.conv_out, features, *(jax.grad(loss)(recon) for loss in losses))
+    assert float(ours) == pytest.approx(float(nll / (adversarial + 1e-4)), rel=1e-5)
+    none = jnp.zeros_like(recon)
+    assert float(adaptive_weight(network.decoder.conv_out, features, none, none)) == 0
+    assert float(adaptive_weight(network.decoder.conv_out, features, 1e9 * recon, none)) == 1e4
+
+
+@pytest.mark.parametrize(
+    ("perceptual_weight", "cap", "adaptive"), [(0.5, 0.0, True), (0.0, 0.01, True), (0.0, 0.0, False)]
+)
+def test_one_backward_pass_gives_the_gradient_of_the_plain_sum(lpips, perceptual_weight, cap, adaptive):
+    c = config(
+        perceptual_weight=perceptual_weight,
+        vgg16_path="unread",
+        disc_weight_max=cap,
+        adaptive=adaptive,
+        gan="vanilla",
+        disc_groups=2,
+    )
+    stage, key, image = c.build(10), jax.random.key(5), to_float(batch()["image"])
+    state = jax.jit(stage.init)(jax.random.key(1))
+    after, metrics = jax.jit(stage.train_step)(state, lpips, batch(), key)
+    assert float(metrics["lambda"]) == 1 or adaptive
+    factor = jnp.minimum(0.75 * metrics["lambda"], cap or jnp.inf)
+
+    def plain(network, lpips):
+        out = state.model.train_forward(network, image, jax.random.split(key)[0])
+        recon, disc = out.reconstruction, state.discriminator
+        seen = jnp.mean((recon - image) ** 2) + out.loss
+        seen += perceptual_weight * jnp.mean(lpips(image, recon)) if perceptual_weight else 0
+        return seen - factor * jnp.mean(disc(recon, 2)), (seen, recon)
+
+    expected, (seen, recon) = jax.jit(jax.grad(plain, has_aux=True))(state.model.network, lpips)
+    assert_trees(first_gradient(after.optimizer, 0.5), expected, atol=2e-6, rtol=1e-4)
+    assert float(metrics["loss_total"]) == pytest.approx(float(seen), rel=1e-5)
+
+    def disc_loss(disc):
+        return 0.75 * discriminator_loss("vanilla", disc(image, 2), disc(recon, 2))
+
+    value, expected = jax.value_and_grad(disc_loss)(state.discriminator)
+    assert_trees(first_gradient(after.disc_optimizer, 0.5), expected, atol=2e-6, rtol=1e-4)
+    assert float(metrics["discriminator"]) == pytest.approx(float(value), rel=1e-5)
+
+
+def test_the_discriminator_waits_for_its_start():
+    first, waiting, history = run(config(disc_start=2), 2)
+    for name in ("lambda", "adversarial", "discriminator", "logits_real"):
+        assert float(history[1][name]) == 0
+    assert_trees(waiting.discriminator, first.discriminator, atol=0)
+    assert_trees(waiting.disc_optimizer, first.disc_optimizer, atol=0)
+    without = run(config(disc_weight=0.0), 2)[1]
+    assert_trees(waiting.model, without.model, rtol=1e-6, atol=1e-7)
+    _, begun, history = run(config(disc_start=2), 3)
+    assert float(history[2]["lambda"]) > 0
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), begun.discriminator, first.discriminator)
+    assert all(value for name, value in to_arrays(changed).items() if name.endswith("kernel"))
+    assert int(begun.step) == 3
+
+
+def test_without_weights_there_is_neither_discriminator_nor_lpips():
+    stage = config(disc_weight=0.0).build(10)
+    state = jax.jit(stage.init)(jax.random.key(0))
+    assert state.discriminator is None
+    assert state.disc_optimizer is None
+    assert stage.frozen() is None
+    assert stage.load_frozen() is None
+    _, metrics = jax.jit(stage.train_step)(state, None, batch(), jax.random.key(0))
+    assert set(metrics) == {"loss_total", "reconstruction", "commitment", "gradient_norm", "learning_rate"}
+
+
+def test_a_second_forward_pass_updates_the_codebooks_twice():
+    once, twice = (run(config(codebook_updates_per_step=n), 3)[1] for n in (1, 2))
+    assert float(once.model.codebooks) == 3
+    assert float(twice.model.codebooks) == 6
+    different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), once.discriminator, twice.discriminator)
+    assert any(jax.tree.leaves(different))  # it saw the second reconstruction
+
+
+def test_ema_averages_the_model_after_each_step():
+    c = config(ema_decay=0.15)
+    first, one, _ = run(c, 1)
+    _, two, _ = run(c, 2)
+    expected = ema_update(ema_update(first.model, one.model, 0, 0.15), two.model, 1, 0.15)
+    assert_trees(two.ema, expected, atol=1e-7, rtol=1e-6)
+    assert float(two.ema.codebooks) == pytest.approx(0.15 * 0.9 + 0.85 * 2)
+
+
+# --- whole runs
+
+
+def on_mesh(c: AutoencodeConfig, devices: int, steps: int = 3):
+    stage, mesh = c.build(steps), make_mesh(devices=jax.devices()[:devices])
+    with jax.set_mesh(mesh):
+        sharding = shard_state(jax.eval_shape(stage.init, jax.random.key(0)), mesh, min_size=64)
+        state = jax.jit(stage.init, out_shardings=sharding)(jax.random.key(0))
+        rows = NamedSharding(mesh, P("data"))
+        step = jax.jit(
+            stage.train_step,
+            in_shardings=(sharding, None, rows, None),
+            out_shardings=(sharding, NamedSharding(mesh, P())),
+            donate_argnums=0,
+        )
+        for k in range(steps):
+            state, metrics = step(state, None, jax.device_put(batch(), rows), jax.random.key(k))
+    return jax.device_get((to_arrays(state), metrics))
+
+
+def without_gradient(state: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """Parameters that a softmax or a normalisation cancels: Adam makes whole steps of the rounding noise they get."""
+    size = {name.split("/nu")[1]: np.sqrt(value.max()) for name, value in state.items() if "/nu/" in name}
+    return tuple(name for name, value in size.items() if value < 1e-5 * max(size.values()))
+
+
+@pytest.mark.parametrize("model", [ToyConfig(), rqvae_config()], ids=["toy", "rqvae"])
+def test_eight_devices_equal_one(model):
+    c = config(model=model, ema_decay=0.9)
+    (one, metrics), (eight, others) = (on_mesh(c, devices) for devices in (1, 8))
+    for name, value in metrics.items():
+        np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    silent = without_gradient(one)
+    assert len(silent) < 0.2 * len(one)
+    for name, value in one.items():
+        if not name.endswith(silent):
+            np.testing.assert_allclose(eight[name], value, atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("model", [ToyConfig(), rqvae_config()], ids=["toy", "rqvae"])
+def test_reconstruction_falls(model):
+    _, state, history = run(config(model=model), 30)
+    errors = [float(metrics["reconstruction"]) for metrics in history]
+    assert errors[-1] < 0.5 * errors[0]
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_previews_are_rows_of_bytes_and_depths_stand_below_each_other():
+    stage = config(model=rqvae_config(), ema_decay=0.9).build(10)
+    pictures = stage.preview(jax.jit(stage.init)(jax.random.key(0)), None, batch(9), jax.random.key(0))
+    shapes = {name: picture.shape for name, picture in pictures.items()}
+    row = (8, 16, 16, 3)
+    assert shapes == {"originals": row, "reconstructions": row, "reconstructions_by_depth": (8, 32, 16, 3)}
+    assert all(picture.dtype == jnp.uint8 for picture in pictures.values())
+    np.testing.assert_array_equal(pictures["originals"], batch(9)["image"][:8])
+    whole, last = (jnp.int32(pictures[name]) for name in ("reconstructions", "reconstructions_by_depth"))
+    assert jnp.abs(last[:, 16:] - whole).max() <= 1  # straight-through adds a rounding
+
+
+# --- the boundary
+
+
+def test_a_missing_vgg16_file_is_named():
+    stage = config(perceptual_weight=1.0, vgg16_path="nowhere/vgg16.pth").build(10)
+    with pytest.raises(InputError, match=r"nowhere/vgg16.pth' is not a file: download vgg16-397923af.pth") as caught:
+        stage.load_frozen()
+    assert "\n" not in str(caught.value)
+    assert len(jax.tree.leaves(stage.frozen())) == 31
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reconstruction": "huber"}, "reconstruction is 'huber': expected one of mse, l1"),
+        ({"gan": "wgan"}, "gan is 'wgan': expected one of hinge, vanilla"),
+        ({"lpips_dtype": "int8"}, "lpips_dtype is 'int8'"),
+        ({"codebook_updates_per_step": 3}, "codebook_updates_per_step is 3: expected one of 1, 2"),
+        ({"disc_weight": -1.0}, "disc_weight is -1.0"),
+        ({"disc_groups": 0}, "disc_groups is 0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
+        ({"perceptual_weight": 1.0}, "vgg16_path is empty but perceptual_weight is 1.0: download"),
+    ],
+)
+def test_bad_values_are_named(changes, words):
+    with pytest.raises(InputError, match=words) as caught:
+        config(**changes).build(10)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,138 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import rqjax
+from rqjax.errors import InputError
+from rqjax.programs import convert
+from rqjax.programs.train import train
+from rqjax.run import directory
+from rqjax.store import checkpoint, model_folder
+from rqjax.torchfile import file
+from tests.configs.tiny import get_config
+from tests.conftest import equal
+from tests.official_files import imported
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tokenizer that kept averaged weights and a discriminator, and a prior on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = get_config("rqvae")
+    config.steps, config.stage.ema_decay, config.stage.disc_weight = 2, 0.5, 0.5
+    train(config, folder / "tokenizer")
+    config = get_config("rqtransformer")
+    config.steps, config.stage.tokenizer_path = 2, str(folder / "tokenizer")
+    train(config, folder / "prior")
+    return folder
+
+
+def test_a_run_becomes_a_folder_and_a_run_again(trained, tmp_path):
+    convert.run_to_folder(str(trained / "prior"), str(tmp_path / "folder"))
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"config.json", "model.safetensors", "tokenizer"}
+    convert.folder_to_run(str(tmp_path / "folder"), str(tmp_path / "run"))
+    assert checkpoint.latest_step(tmp_path / "run") == 0
+    for place in (tmp_path / "folder", tmp_path / "run"):
+        assert directory.load_config(place) == directory.load_config(trained / "prior")
+        assert equal(rqjax.load(place), rqjax.load(trained / "prior"))
+        assert equal(directory.load_tokenizer(place)[1], rqjax.load(trained / "tokenizer"))
+
+
+def test_averaged_weights_leave_unless_told_otherwise(trained, tmp_path):
+    averaged, last = (rqjax.load(trained / "tokenizer", ema=ema) for ema in (True, False))
+    assert not equal(averaged, last)
+    for ema, model in ((True, averaged), (False, last)):
+        convert.run_to_folder(str(trained / "tokenizer"), str(tmp_path / str(ema)), ema=ema)
+        assert equal(rqjax.load(tmp_path / str(ema)), model)
+
+
+def test_training_starts_from_a_folder_or_a_run(trained, tmp_path):
+    """With a rate of zero, what a run begins with is what it ends with; the optimizers are new."""
+    convert.run_to_folder(str(trained / "prior"), str(tmp_path / "folder"))
+    model_folder.write_licence(tmp_path / "folder", "terms")
+    for source in (tmp_path / "folder", trained / "prior"):
+        config = get_config("rqtransformer")
+        config.steps, config.stage.optimizer.learning_rate, config.stage.optimizer.weight_decay = 1, 0.0, 0.0
+        config.stage.tokenizer_path, config.start_from = str(tmp_path / "folder" / "tokenizer"), str(source)
+        state = train(config, tmp_path / f"from_{source.name}")
+        assert int(state.step) == 1
+        assert equal(state.model, rqjax.load(source))
+    assert directory.licences(tmp_path / "from_folder") == ["terms"]
+    assert directory.licences(tmp_path / "from_prior") == []
+
+
+def test_the_discriminator_goes_on_where_it_was(trained, tmp_path):
+    config = get_config("rqvae")
+    config.steps, config.stage.disc_weight, config.start_from = 1, 0.5, str(trained / "tokenizer")
+    config.stage.optimizer.learning_rate = config.stage.discriminator_optimizer.learning_rate = 0.0
+    state = train(config, tmp_path / "a")
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.discriminator)
+    assert equal(state.discriminator, checkpoint.restore_item(trained / "tokenizer", "discriminator", like))
+
+
+def test_weights_of_another_model_are_refused(trained, tmp_path):
+    config = get_config("rqvae")
+    config.stage.model.ch_mult = (1, 2, 1, 1)
+    config.start_from = str(trained / "tokenizer")
+    with pytest.raises(InputError, match="does not fit"):
+        train(config, tmp_path / "a")
+
+
+def test_damaged_folders_give_one_line(tmp_path):
+    folder = imported("rqtransformer", tmp_path)
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4])
+    with pytest.raises(InputError, match="bytes"):
+        rqjax.load(folder)
+    path.write_bytes(content)
+    for text in ("{", "[]", json.dumps({"type": "Config"}), json.dumps({"type": "os.system"})):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(InputError):
+            rqjax.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config.json cannot be read"):
+        rqjax.load(folder)
+    path.unlink()
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        rqjax.load(folder)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def fail():
+        with model_folder.new_folder(tmp_path / "a") as folder:
+            (folder / "half").write_text("made")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with model_folder.new_folder(tmp_path / "b" / "c") as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "b" / "c").exists()
+    assert (tmp_path / "b" / "c" / "x").read_text() == "1"
+    with pytest.raises(InputError, match="exists already"), model_folder.new_folder(tmp_path / "b" / "c"):
+        pass
+
+
+def test_importing_the_package_alone_imports_no_jax():
+    line = "import rqjax, sys; assert callable(rqjax.load) and 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", line], check=True, cwd=pathlib.Path(rqjax.__file__).parent.parent)
+
+
+def test_a_trained_run_leaves_with_its_discriminator(trained, tmp_path):
+    convert.run_to_torch(str(trained / "tokenizer"), str(tmp_path / "a.pt"))
+    contents = file.load(tmp_path / "a.pt")
+    model = rqjax.load(trained / "tokenizer")
+    expected = convert.to_torch(model)
+    assert list(contents["state_dict"]) == list(expected)
+    assert all(np.array_equal(contents["state_dict"][key], expected[key]) for key in expected)
+    assert contents["discriminator"]["main.3.running_var"].max() == 1
+    assert "main.0.weight" in contents["discriminator"]
+    convert.run_to_torch(str(trained / "prior"), str(tmp_path / "b.pt"))
+    assert list(file.load(tmp_path / "b.pt")) == ["state_dict"]

@@ -1,0 +1,183 @@
+"""Runs in a bucket, by a stand-in for gcsfs that keeps gs://BUCKET/NAME in a folder here.
+
+What is tested is our side and epath's: tensorstore, which opens gs:// by a driver of its own, is sent to that folder.
+"""
+
+import pathlib
+import types
+
+import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry, known_implementations
+from orbax.checkpoint._src.path import gcs_utils
+from orbax.checkpoint._src.serialization import tensorstore_utils
+
+import rqjax
+from rqjax.errors import InputError
+from rqjax.programs import convert
+from rqjax.programs.train import train
+from rqjax.run import directory, log
+from rqjax.store import checkpoint, model_folder, remote
+from tests.configs.tiny import get_config
+from tests.conftest import equal
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The folder behind gs://bucket; `opened` lists (mode, name). Nothing may appear in the working folder."""
+    root, opened = tmp_path / "cloud", []
+
+    class Store(LocalFileSystem):
+        protocol = ("gcs", "gs")
+        cachable = False
+
+        def __init__(self, **options):
+            super().__init__(auto_mkdir=True, **options)
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            name = str(path).removeprefix("gs://")
+            return name.rstrip("/") if name.startswith("/") else str(root / name)
+
+        def glob(self, path, **options):
+            return [str(pathlib.Path(name).relative_to(root)) for name in super().glob(path, **options)]
+
+        def mkdir(self, path, create_parents=True, **options):
+            """A bucket has no folders but those that names make."""
+
+        def makedirs(self, path, exist_ok=False):
+            if not path.startswith("gs://"):
+                super().makedirs(path, exist_ok)
+
+        def _open(self, path, mode="rb", **options):
+            if "a" in mode or "+" in mode:
+                raise NotImplementedError("an object cannot be added to")
+            opened.append((mode[0], pathlib.Path(path).name))
+            return super()._open(path, mode, **options)
+
+    for name in Store.protocol:
+        monkeypatch.setitem(_registry, name, Store)
+    monkeypatch.setattr(tensorstore_utils, "_normalize_path", lambda path: Store._strip_protocol(path))
+    monkeypatch.setattr(gcs_utils, "get_bucket", lambda name: types.SimpleNamespace())
+    cache = type(backend.fsspec_backend)._get_filesystem
+    cache.cache_clear()
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    yield types.SimpleNamespace(folder=root / "bucket", opened=opened)
+    cache.cache_clear()
+    assert not list(here.iterdir())
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A tokenizer and a prior on it, trained into local folders."""
+    folder = tmp_path_factory.mktemp("trained")
+    trained(folder / "tokenizer", folder / "prior")
+    return folder
+
+
+def trained(tokenizer, prior):
+    train(get_config("rqvae"), remote.to_path(tokenizer))
+    config = get_config("rqtransformer")
+    config.stage.tokenizer_path = str(tokenizer)
+    train(config, remote.to_path(prior))
+
+
+def test_local_names_stay_those_of_pathlib():
+    for name in ("a/../b", "~/c", "", "."):
+        assert remote.to_path(name) == pathlib.Path(name)
+        assert type(remote.to_path(name)) is type(pathlib.Path())
+    assert not remote.in_bucket(epath.Path("a"))
+
+
+def test_a_bucket_needs_gcsfs(monkeypatch):
+    monkeypatch.delitem(_registry, "gcs", raising=False)
+    missing = {"class": "not_installed_anywhere.FileSystem", "err": "none"}
+    monkeypatch.setitem(known_implementations, "gcs", missing)
+    for use in (checkpoint.exists, checkpoint.read_config, rqjax.load, log.read_metrics, model_folder.holds_model):
+        with pytest.raises(InputError, match=r"gs://bucket/run is in a bucket.*install rqjax\[tpu\]"):
+            use("gs://bucket/run")
+
+
+@pytest.mark.parametrize("name", ["gs://", "gs:///", "s3://bucket/run", "http://somewhere"])
+def test_other_addresses_are_refused(name):
+    with pytest.raises(InputError, match="expected a local folder or gs://BUCKET/FOLDER"):
+        remote.to_path(name)
+
+
+@pytest.mark.slow
+def test_training_in_a_bucket_equals_training_here(bucket, here):
+    """A tokenizer in two halves, a prior on it, and a run that starts from it with a learning rate of zero."""
+    tokenizer, config = remote.to_path("gs://bucket/tokenizer"), get_config("rqvae")
+    config.steps = 2
+    train(config, tokenizer)
+    trained("gs://bucket/tokenizer", "gs://bucket/prior")
+    for name in ("tokenizer", "prior"):
+        config, model = directory.load_model(f"gs://bucket/{name}")
+        assert equal(model, rqjax.load(here / name))
+        assert checkpoint.latest_step(f"gs://bucket/{name}") == config.steps
+        for file in ("config.json", "parameters.txt"):
+            theirs, ours = ((folder / name / file).read_text() for folder in (here, bucket.folder))
+            assert ours.replace("gs://bucket", str(here)) == theirs
+        lines, others = (log.read_metrics(place) for place in (f"gs://bucket/{name}", here / name))
+        for line in lines + others:
+            del line["images_per_second"]
+        assert lines == others
+        assert list((bucket.folder / name / "tensorboard").iterdir())
+        assert not list((bucket.folder / name).glob("*.tmp"))
+    assert equal(directory.load_tokenizer("gs://bucket/prior")[1], rqjax.load(here / "tokenizer"))
+    config = get_config("rqvae")
+    config.steps, config.stage.optimizer.learning_rate, config.start_from = 1, 0.0, str(tokenizer)
+    network = train(config, remote.to_path("gs://bucket/more")).model.network
+    assert equal(network, rqjax.load(here / "tokenizer").network)
+    with pytest.raises(InputError, match=r"gs://bucket/tokenizer belongs to another configuration"):
+        train(config, tokenizer)
+
+
+def test_metrics_are_copied_at_intervals_and_at_the_end(bucket, monkeypatch):
+    def copies():
+        return bucket.opened.count(("w", log.FILE))
+
+    place = remote.to_path("gs://bucket/run")
+    lines = log.Log(place, start=0, steps=8, images_per_step=4)
+    lines.scalars(2, {"loss": 2.0})
+    assert (copies(), log.read_metrics(place)) == (0, [])
+    monkeypatch.setattr(log, "COPY_SECONDS", 0)
+    lines.scalars(4, {"loss": 4.0})
+    assert [line["step"] for line in log.read_metrics(place)] == [2, 4]
+    monkeypatch.setattr(log, "COPY_SECONDS", 3600)
+    lines.scalars(6, {"loss": 6.0})
+    assert copies() == 1
+    lines.close()
+    assert copies() == 2
+    lines = log.Log(place, start=4, steps=8, images_per_step=4)
+    lines.scalars(6, {"loss": float("nan")})
+    lines.close()
+    assert [(line["step"], line["loss"]) for line in log.read_metrics(place)] == [(2, 2.0), (4, 4.0), (6, None)]
+    assert list((bucket.folder / "run" / "tensorboard").iterdir())
+
+
+def test_a_run_that_fails_leaves_its_metrics(bucket, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no more room")
+
+    config = get_config("rqvae")
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", lambda self, step, *_, **__: step < 2 or fail())
+    with pytest.raises(RuntimeError, match="no more room"):
+        train(config, remote.to_path("gs://bucket/run"))
+    assert [line["step"] for line in log.read_metrics("gs://bucket/run")] == [2]
+
+
+def test_a_folder_that_is_a_model_is_read_from_a_bucket(bucket, here, tmp_path):
+    convert.run_to_folder(str(here / "prior"), str(tmp_path / "model"))
+    model_folder.write_licence(tmp_path / "model", "terms")
+    bucket.folder.parent.mkdir()
+    (tmp_path / "model").rename(bucket.folder)
+    assert equal(rqjax.load("gs://bucket"), rqjax.load(here / "prior"))
+    assert equal(directory.load_tokenizer("gs://bucket")[1], rqjax.load(here / "tokenizer"))
+    assert directory.licences("gs://bucket") == ["terms"]
+    with pytest.raises(InputError, match="write to a local folder"), model_folder.new_folder("gs://bucket/new"):
+        pass

@@ -21,7 +21,7 @@ def make_config(layers: int) -> RQTransformerConfig:
     return RQTransformerConfig(
         code_shape=(8, 8),
         depth=4,
-        vocab=(256,),
+        codebook_size=(256,),
         dim=64,
         input_dim=32,
         body_layers=layers,

@@ -52,7 +52,7 @@ def compare(file: str, variant: str, keys: str, parameters: int) -> tuple[int, i
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     trained = sum(x.size for x in jax.tree.leaves(abstract.network))
     if file == "imagenet_dqvae":
-        trained += (model.codes + 1) * model.embed_dim
+        trained += (model.codebook_size + 1) * model.embed_dim
     ours = {key.removeprefix("transformer."): list(shape) for key, shape in official.keys(model).items()}
     if not keys:
         return len(ours), trained, trained == parameters

@@ -9,17 +9,30 @@ The batch of images and captions comes from data.path; the loop of this package 
 for converted weights and for programs that bring their own captions.
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.predict import PredictConfig
 
-CAPTIONS = 3_318_333
+EPOCH = 1_621  # steps: 3,318,333 captions in batches of 2048
 
 
 def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
-    stage = rq.predict(rq.rqtransformer(1280, 26, 4, text=32), rq.rqvae(), 16)
-    stage.top_p = 0.7
-    return Config(stage=stage, data=folder("", 2048, flip=False), steps=steps(CAPTIONS, 2048, 100))
+    model = RQTransformerConfig(
+        dim=1280,
+        body_layers=26,
+        head_layers=4,
+        text_vocab=16384,
+        text_length=32,
+        image_loss_weight=0.9,
+        text_loss_weight=0.1,
+    )
+    return Config(
+        stage=PredictConfig(model=model, tokenizer=RQVAEConfig(), accumulate=16, top_p=0.7),
+        data=DataConfig(name="folder", resize=256, size=256, batch=2048, crop="random", threads=16),
+        steps=100 * EPOCH,
+    )

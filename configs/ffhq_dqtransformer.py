@@ -7,19 +7,16 @@ paper quotes an FID of 4.91 on FFHQ; whether this recipe gives it was not verifi
 """
 
 from rqjax.errors import InputError
-from rqjax.official import recipes_dq as dq
-from rqjax.official.recipes_rq import FFHQ
-from rqjax.official.recipes_shared import folder, steps
-from rqjax.run.config import Config
+from rqjax.run.config import Config, load_file
+
+EPOCH = 250  # steps: 60,000 images in batches of 240
 
 
 def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
-    tokenizer = dq.dqvae(dq.routing((0.5,), 0.0, threshold=dq.MEDIAN_ENTROPY_FFHQ))
-    return Config(
-        stage=dq.predict(dq.dqtransformer(0), tokenizer),
-        data=folder("", dq.BATCH, crop="random_resized"),
-        steps=steps(FFHQ, dq.BATCH, 100),
-        save_every=steps(FFHQ, dq.BATCH, 1),
-    )
+    config = load_file("imagenet_dqtransformer", "uncond")
+    config.stage.tokenizer = load_file("ffhq_dqvae").stage.model
+    config.data.crop = "random_resized"
+    config.steps, config.save_every = 100 * EPOCH, EPOCH
+    return config

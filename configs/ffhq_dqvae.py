@@ -7,21 +7,18 @@ those of its ImageNet files. 60,000 training images: 12,500 steps. No published 
 """
 
 from rqjax.errors import InputError
-from rqjax.official import recipes_dq as dq
-from rqjax.official.recipes_rq import FFHQ
-from rqjax.official.recipes_shared import folder, steps
-from rqjax.run.config import Config
+from rqjax.run.config import Config, load_file
+
+MEDIAN_ENTROPY = 1.545932412147522  # of 16x16 patches of FFHQ, by the release's table
+EPOCH = 250  # steps: 60,000 images in batches of 240
 
 
 def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
-    stage = dq.autoencode(dq.dqvae(dq.routing((0.5,), 0.0, threshold=dq.MEDIAN_ENTROPY_FFHQ)))
-    for optimizer in (stage.optimizer, stage.discriminator_optimizer):
-        optimizer.warmup_steps = steps(FFHQ, dq.BATCH, 1) // 10
-    return Config(
-        stage=stage,
-        data=folder("", dq.BATCH, crop="random_resized"),
-        steps=steps(FFHQ, dq.BATCH, 50),
-        save_every=steps(FFHQ, dq.BATCH, 1),
-    )
+    config = load_file("imagenet_dqvae", "dual_entropy")
+    config.stage.model.routing.thresholds = (MEDIAN_ENTROPY,)
+    config.stage.optimizer.warmup_steps = config.stage.discriminator_optimizer.warmup_steps = EPOCH // 10
+    config.data.crop = "random_resized"
+    config.steps, config.save_every = 50 * EPOCH, EPOCH
+    return config

@@ -7,23 +7,31 @@ of the paper was stopped at epoch 39 of 200. Hardware: 4 A100, a day. 200 epochs
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_rqvae
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.predict import PredictConfig
 
 BATCH = {"yaml": 128, "paper": 16}
+EPOCH = {"yaml": 469, "paper": 3_750}  # steps: 60,000 images
 
 
 def get_config(variant: str = "yaml") -> Config:
     if variant not in BATCH:
         raise InputError(f"variant {variant!r}: expected {' or '.join(BATCH)}")
-    batch = BATCH[variant]
-    stage = rq.predict(rq.rqtransformer(1024, 24, 4, codes=2048), rq.rqvae(codes=2048, attention=16))
-    stage.top_k = 250
+    data = DataConfig(
+        name="folder", resize=256, size=256, batch=BATCH[variant], crop="random_resized", flip=True, threads=16
+    )
     return Config(
-        stage=stage,
-        data=folder("", batch, crop="random_resized"),
-        steps=steps(rq.FFHQ, batch, 200),
-        save_every=steps(rq.FFHQ, batch, 10),
+        stage=PredictConfig(
+            model=RQTransformerConfig(dim=1024, body_layers=24, head_layers=4, codebook_size=(2048,)),
+            tokenizer=RQVAEConfig(attn_resolutions=(16,), quantizer=QuantizerConfig(codebook_size=(2048,))),
+            top_k=250,
+        ),
+        data=data,
+        steps=200 * EPOCH[variant],
+        save_every=10 * EPOCH[variant],
     )

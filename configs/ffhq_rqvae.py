@@ -6,19 +6,27 @@ Data: a folder of the 60,000 training images of VQ-GAN's split. LPIPS needs torc
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.optim import OptimizerConfig
+from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.autoencode import AutoencodeConfig
+
+EPOCH = 469  # steps: 60,000 images in batches of 128
 
 
 def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
-    epoch = steps(rq.FFHQ, 128, 1)
     return Config(
-        stage=rq.autoencode(rq.rqvae(codes=2048, attention=16), 4e-5, warmup_steps=5 * epoch),
-        data=folder("", 128, crop="random_resized"),
-        steps=150 * epoch,
-        save_every=5 * epoch,
+        stage=AutoencodeConfig(
+            model=RQVAEConfig(attn_resolutions=(16,), quantizer=QuantizerConfig(codebook_size=(2048,))),
+            optimizer=OptimizerConfig(learning_rate=4e-5, warmup_steps=5 * EPOCH),
+            discriminator_optimizer=OptimizerConfig(learning_rate=4e-5, warmup_steps=5 * EPOCH),
+        ),
+        data=DataConfig(name="folder", resize=256, size=256, batch=128, crop="random_resized", flip=True, threads=16),
+        steps=150 * EPOCH,
+        save_every=5 * EPOCH,
     )

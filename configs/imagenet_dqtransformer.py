@@ -7,21 +7,28 @@ and no FID of these files were published. AdamW at 5e-4 without warm-up, batch 2
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_dqvae
 """
 
+from rqjax.data import DataConfig
+from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_dq as dq
-from rqjax.official.recipes_shared import IMAGENET, folder, steps
-from rqjax.run.config import Config
+from rqjax.optim import OptimizerConfig
+from rqjax.run.config import Config, load_file
+from rqjax.stages.predict import PredictConfig
 
 CLASSES = {"uncond": 0, "class": 1000}
+EPOCH = 5_339  # steps: 1,281,167 images in batches of 240
 
 
 def get_config(variant: str = "class") -> Config:
     if variant not in CLASSES:
         raise InputError(f"variant {variant!r}: expected {' or '.join(CLASSES)}")
-    tokenizer = dq.dqvae(dq.routing((0.5,), 0.0, threshold=dq.MEDIAN_ENTROPY))
+    optimizer = OptimizerConfig(name="adamw", learning_rate=5e-4, b1=0.9, b2=0.95, weight_decay=0.01, schedule="cosine")
     return Config(
-        stage=dq.predict(dq.dqtransformer(CLASSES[variant]), tokenizer),
-        data=folder("", dq.BATCH),
-        steps=steps(IMAGENET, dq.BATCH, 100),
-        save_every=steps(IMAGENET, dq.BATCH, 1),
+        stage=PredictConfig(
+            model=DQTransformerConfig(classes=CLASSES[variant]),
+            tokenizer=load_file("imagenet_dqvae", "dual_entropy").stage.model,
+            optimizer=optimizer,
+        ),
+        data=DataConfig(name="folder", resize=256, size=256, batch=240, crop="random", flip=True, threads=16),
+        steps=100 * EPOCH,
+        save_every=EPOCH,
     )

@@ -12,24 +12,49 @@ file, have 50 epochs on 8 GPUs with 30 images each: batch 240, rate 240 x 4.5e-6
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
+from rqjax.data import DataConfig
+from rqjax.dq.routing import RoutingConfig
+from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_dq as dq
-from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.optim import OptimizerConfig
 from rqjax.run.config import Config
+from rqjax.stages.autoencode import AutoencodeConfig
 
-ROUTERS = {
-    "dual_feature": dq.routing((0.5,), 10.0),
-    "dual_entropy": dq.routing((0.5,), 0.0, threshold=dq.MEDIAN_ENTROPY),
-    "triple": dq.routing((0.3, 0.3), 1.0),
+MEDIAN_ENTROPY = 1.6777750253677368  # of 16x16 patches of ImageNet's training images, by the release's table
+ENTROPY = RoutingConfig(router="entropy", budget_weight=0.0, groups=0, thresholds=(MEDIAN_ENTROPY,))
+MODELS = {
+    "dual_feature": DQVAEConfig(),
+    "dual_entropy": DQVAEConfig(routing=ENTROPY),
+    "triple": DQVAEConfig(
+        grains=3,
+        ch_mult=(1, 1, 2, 2, 4, 4),
+        attn_resolutions=(8, 16, 32),
+        routing=RoutingConfig(ratios=(0.3, 0.3), budget_weight=1.0),
+    ),
 }
+EPOCH = 5_339  # steps: 1,281,167 images in batches of 240
 
 
 def get_config(variant: str = "dual_feature") -> Config:
-    if variant not in ROUTERS:
-        raise InputError(f"variant {variant!r}: expected one of {', '.join(ROUTERS)}")
+    if variant not in MODELS:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(MODELS)}")
     return Config(
-        stage=dq.autoencode(dq.dqvae(ROUTERS[variant])),
-        data=folder("", dq.BATCH),
-        steps=steps(IMAGENET, dq.BATCH, 50),
-        save_every=steps(IMAGENET, dq.BATCH, 1),
+        stage=AutoencodeConfig(
+            model=MODELS[variant],
+            reconstruction="l1",
+            disc_weight=1.0,
+            disc_weight_max=0.75,
+            disc_loss_weight=1.0,
+            disc_num_layers=3,
+            disc_groups=8,
+            optimizer=_adam(),
+            discriminator_optimizer=_adam(),
+        ),
+        data=DataConfig(name="folder", resize=256, size=256, batch=240, crop="random", flip=True, threads=16),
+        steps=50 * EPOCH,
+        save_every=EPOCH,
     )
+
+
+def _adam() -> OptimizerConfig:
+    return OptimizerConfig(learning_rate=240 * 4.5e-6, warmup_steps=534, schedule="clipped_cosine")

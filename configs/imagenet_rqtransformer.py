@@ -16,31 +16,30 @@ Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (48
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_rqvae
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.predict import PredictConfig
 
-SIZES = {
-    "480m": (1536, 12, 4, 0.1),
-    "800m": (1536, 24, 4, 0.1),
-    "1400m": (1536, 42, 6, 0.1),
-    "3800m": (2560, 42, 6, 0.3),
+MODELS = {
+    "480m": RQTransformerConfig(dim=1536, body_layers=12, head_layers=4, classes=1000),
+    "800m": RQTransformerConfig(dim=1536, body_layers=24, head_layers=4, classes=1000),
+    "1400m": RQTransformerConfig(dim=1536, body_layers=42, head_layers=6, classes=1000),
+    "3800m": RQTransformerConfig(dim=2560, body_layers=42, head_layers=6, classes=1000, dropout=0.3),
 }
-ACCUMULATE = {"480m": 4, "800m": 4, "1400m": 4, "3800m": 8}
-"""Microbatches of 512 or 256 images: 8 or more a device up to 64 or 32 devices."""
+EPOCH = 626  # steps: 1,281,167 images in batches of 2048
 
 
 def get_config(variant: str = "1400m") -> Config:
-    if variant not in SIZES:
-        raise InputError(f"variant {variant!r}: expected one of {', '.join(SIZES)}")
-    dim, body, head, dropout = SIZES[variant]
-    model = rq.rqtransformer(dim, body, head, classes=1000, dropout=dropout)
-    stage = rq.predict(model, rq.rqvae(), ACCUMULATE[variant])
-    stage.top_p = 0.92
+    if variant not in MODELS:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(MODELS)}")
+    # microbatches of 512 or 256 images: 8 or more a device up to 64 or 32 devices
+    accumulate = 8 if variant == "3800m" else 4
     return Config(
-        stage=stage,
-        data=folder("", 2048),
-        steps=steps(IMAGENET, 2048, 100),
-        save_every=steps(IMAGENET, 2048, 2),
+        stage=PredictConfig(model=MODELS[variant], tokenizer=RQVAEConfig(), accumulate=accumulate, top_p=0.92),
+        data=DataConfig(name="folder", resize=256, size=256, batch=2048, crop="random", flip=True, threads=16),
+        steps=100 * EPOCH,
+        save_every=2 * EPOCH,
     )

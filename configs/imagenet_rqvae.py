@@ -7,21 +7,27 @@ Hardware of the paper: 4 A100 with 32 images each. An epoch of 1,281,167 images 
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import IMAGENET, folder, steps
+from rqjax.optim import OptimizerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.autoencode import AutoencodeConfig
 
 EPOCHS = {"10epochs": 10, "50epochs": 50}
+EPOCH = 10_010  # steps: 1,281,167 images in batches of 128
 
 
 def get_config(variant: str = "10epochs") -> Config:
     if variant not in EPOCHS:
         raise InputError(f"variant {variant!r}: expected {' or '.join(EPOCHS)}")
-    epoch = steps(IMAGENET, 128, 1)
     return Config(
-        stage=rq.autoencode(rq.rqvae(), 4e-5, warmup_steps=epoch // 2),
-        data=folder("", 128),
-        steps=EPOCHS[variant] * epoch,
-        save_every=epoch,
+        stage=AutoencodeConfig(
+            model=RQVAEConfig(),
+            optimizer=OptimizerConfig(learning_rate=4e-5, warmup_steps=EPOCH // 2),
+            discriminator_optimizer=OptimizerConfig(learning_rate=4e-5, warmup_steps=EPOCH // 2),
+        ),
+        data=DataConfig(name="folder", resize=256, size=256, batch=128, crop="random", flip=True, threads=16),
+        steps=EPOCHS[variant] * EPOCH,
+        save_every=EPOCH,
     )

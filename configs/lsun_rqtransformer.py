@@ -9,25 +9,30 @@ Epochs: cat and bedroom 100 at batch 2048, church 300. Hardware of the paper: 4 
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/cat_rqvae
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.predict import PredictConfig
 
-BATCH = {"cat": 2048, "bedroom": 2048, "church": 256, "church-paper": 2048}
-GPUS, MICROBATCH = 4, 32
+LARGE = RQTransformerConfig(dim=1280, body_layers=26, head_layers=4)
+SMALL = RQTransformerConfig(dim=1024, body_layers=24, head_layers=4)
+RUNS = {
+    "cat": (LARGE, 2048, 100 * 810),
+    "bedroom": (LARGE, 2048, 100 * 1481),
+    "church": (SMALL, 256, 300 * 494),
+    "church-paper": (SMALL, 2048, 300 * 62),
+}
+"""The model, the batch and the steps: epochs, times the steps of one."""
 
 
 def get_config(variant: str = "cat") -> Config:
-    if variant not in BATCH:
-        raise InputError(f"variant {variant!r}: expected one of {', '.join(BATCH)}")
-    scene, batch = variant.partition("-")[0], BATCH[variant]
-    church = scene == "church"
-    model = rq.rqtransformer(1024, 24, 4) if church else rq.rqtransformer(1280, 26, 4)
-    stage = rq.predict(model, rq.rqvae(), batch // (GPUS * MICROBATCH))
-    stage.top_k = 250
+    if variant not in RUNS:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(RUNS)}")
+    model, batch, steps = RUNS[variant]
     return Config(
-        stage=stage,
-        data=folder("", batch, crop="center", flip=False),
-        steps=steps(rq.LSUN[scene], batch, 300 if church else 100),
+        stage=PredictConfig(model=model, tokenizer=RQVAEConfig(), accumulate=batch // 128, top_k=250),
+        data=DataConfig(name="folder", resize=256, size=256, batch=batch, crop="center", threads=16),
+        steps=steps,
     )

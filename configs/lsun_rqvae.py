@@ -9,19 +9,33 @@ Images: 1,657,266 (cat), 126,227 (church), 3,033,042 (bedroom), centrally croppe
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.optim import OptimizerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.autoencode import AutoencodeConfig
+
+STEPS = {
+    "cat": 12_948,
+    "church": 3 * 987,
+    "bedroom": 23_696,
+    "cat-yaml": 12_948,
+    "church-yaml": 987,
+    "bedroom-yaml": 23_696,
+}
 
 
 def get_config(variant: str = "cat") -> Config:
-    scene, _, source = variant.partition("-")
-    if scene not in rq.LSUN or source not in ("", "yaml"):
-        raise InputError(f"variant {variant!r}: expected one of {', '.join(rq.LSUN)}, or any of them with -yaml")
-    epochs = 3 if scene == "church" and not source else 1
+    if variant not in STEPS:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(STEPS)}")
+    rate = 4e-5 if variant.endswith("-yaml") else 4e-6
     return Config(
-        stage=rq.autoencode(rq.rqvae(), 4e-5 if source else 4e-6),
-        data=folder("", 128, crop="center", flip=False),
-        steps=steps(rq.LSUN[scene], 128, epochs),
+        stage=AutoencodeConfig(
+            model=RQVAEConfig(),
+            optimizer=OptimizerConfig(learning_rate=rate),
+            discriminator_optimizer=OptimizerConfig(learning_rate=rate),
+        ),
+        data=DataConfig(name="folder", resize=256, size=256, batch=128, crop="center", threads=16),
+        steps=STEPS[variant],
     )

@@ -6,18 +6,30 @@ default) and 3,903,996,928 at 64 (`length64`); a vocabulary of 30,000 would make
 config.yaml of the archive: `rqjax convert` reads it. Batch, epochs and dropout are those of the other models.
 """
 
+from rqjax.data import DataConfig
 from rqjax.errors import InputError
-from rqjax.official import recipes_rq as rq
-from rqjax.official.recipes_shared import folder, steps
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
+from rqjax.stages.predict import PredictConfig
 
 LENGTHS = {"length32": 32, "length64": 64}
-IMAGES = 30_000_000  # about: the three sources together
 
 
 def get_config(variant: str = "length32") -> Config:
     if variant not in LENGTHS:
         raise InputError(f"variant {variant!r}: expected {' or '.join(LENGTHS)}")
-    stage = rq.predict(rq.rqtransformer(2560, 42, 6, text=LENGTHS[variant]), rq.rqvae(), 64)
-    stage.top_k, stage.top_p = 1024, 0.95
-    return Config(stage=stage, data=folder("", 2048, flip=False), steps=steps(IMAGES, 2048, 1))
+    model = RQTransformerConfig(
+        dim=2560,
+        body_layers=42,
+        head_layers=6,
+        text_vocab=16384,
+        text_length=LENGTHS[variant],
+        image_loss_weight=0.9,
+        text_loss_weight=0.1,
+    )
+    return Config(
+        stage=PredictConfig(model=model, tokenizer=RQVAEConfig(), accumulate=64, top_k=1024, top_p=0.95),
+        data=DataConfig(name="folder", resize=256, size=256, batch=2048, crop="random", threads=16),
+        steps=14_649,  # an epoch of about 30,000,000 images, the three sources together
+    )

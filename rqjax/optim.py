@@ -18,22 +18,22 @@ SCHEDULES = ("constant", "cosine", "clipped_cosine")
 
 @dataclasses.dataclass(kw_only=True)
 class OptimizerConfig:
-    """One optimizer and its learning rate over the run.
+    """One optimizer and its learning rate over the run. The defaults are those of RQ-VAE.
 
     The rate rises linearly from exactly zero at the first update over `warmup_steps` updates, then follows `schedule`
     to the end of the run: `cosine` ends at `min_learning_rate` (RQ), `clipped_cosine` goes towards zero and is cut off
     there (DQ); the two agree when that is zero.
     """
 
-    name: str
-    learning_rate: float
-    b1: float
-    b2: float
-    weight_decay: float
-    clip_norm: float  # of the whole gradient; 0 turns clipping off
-    warmup_steps: int
-    schedule: str
-    min_learning_rate: float
+    name: str = "adam"
+    learning_rate: float = 4e-5
+    b1: float = 0.5
+    b2: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0  # of the whole gradient; 0 turns clipping off
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    min_learning_rate: float = 0.0
 
     def check(self) -> None:
         """Raises InputError if no optimizer can be made of these values."""

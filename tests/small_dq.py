@@ -25,18 +25,11 @@ def tokenizer_config(grains: int = 2, **routing) -> DQVAEConfig:
         decoder_ch_mult=(1,),
         decoder_num_res_blocks=1,
         decoder_attn_resolutions=(),
-        position="fourier+learned",
-        window_size=2,
         z_channels=8,
         embed_dim=4,
-        codes=16,
-        decay=0.99,
-        restart_threshold=1.0,
-        commitment_weight=0.25,
+        codebook_size=16,
         grains=grains,
         routing=RoutingConfig(**settings | routing),
-        dtype="float32",
-        remat=False,
     )
 
 
@@ -45,7 +38,6 @@ def small_config(**changes) -> DQTransformerConfig:
         grids=(2, 4),
         codebook_size=8,
         classes=3,
-        order="row-first",
         dim=16,
         heads=2,
         position_layers=1,
@@ -56,13 +48,8 @@ def small_config(**changes) -> DQTransformerConfig:
         attention_dropout=0.0,
         dtype="float32",
         remat=False,
-        pack=False,
         row_length=40,
-        rows_per_image=1.0,
-        pack_groups=1,
         loss_chunk=7,
-        position_loss_weight=1.0,
-        content_loss_weight=1.0,
     )
     return dataclasses.replace(config, **changes)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch
 from rqjax.quantize.codebook import Codebook
+from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
 
@@ -18,7 +19,7 @@ def small_config(**changes) -> RQTransformerConfig:
     config = RQTransformerConfig(
         code_shape=(2, 3),
         depth=3,
-        vocab=(16,),
+        codebook_size=(16,),
         dim=32,
         input_dim=8,
         body_layers=2,
@@ -26,49 +27,26 @@ def small_config(**changes) -> RQTransformerConfig:
         body_heads=4,
         head_heads=2,
         classes=5,
-        text_vocab=0,
-        text_length=0,
-        input_emb_vqvae=True,
-        head_emb_vqvae=True,
-        cumsum_depth_ctx=True,
-        shared_tok_emb=True,
-        shared_cls_emb=True,
-        embedding_dropout=0.0,
         dropout=0.0,
-        attention_dropout=0.0,
-        sigmoid_gelu=False,
         dtype="float32",
         remat=False,
-        target="soft",
-        temperature=0.5,
-        stochastic=True,
         loss_chunk=4,
-        image_loss_weight=1.0,
-        text_loss_weight=0.0,
     )
     return dataclasses.replace(config, **changes)
 
 
 def tokenizer_config(**changes) -> RQVAEConfig:
-    config = RQVAEConfig(
-        resolution=8,
-        ch=32,
-        ch_mult=(1, 1),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        z_channels=8,
-        embed_dim=8,
-        codes=(16,),
-        depth=3,
-        code_shape=(4, 4),
-        decay=(0.99,),
-        restart_threshold=1.0,
-        update_once_per_step=False,
-        commitment_weight=0.25,
-        dtype="float32",
-        remat=False,
+    """A small RQ-VAE; `changes` are fields of its configuration or of its quantizer's."""
+    names = {field.name for field in dataclasses.fields(QuantizerConfig)}
+    own = {name: value for name, value in changes.items() if name in names}
+    return RQVAEConfig(
+        quantizer=QuantizerConfig(**{"codebook_size": (16,), "depth": 3} | own),
+        **{
+            **{"resolution": 8, "ch": 32, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()},
+            **{"z_channels": 8, "embed_dim": 8, "code_shape": (4, 4), "remat": False},
+            **{name: value for name, value in changes.items() if name not in names},
+        },
     )
-    return dataclasses.replace(config, **changes)
 
 
 def make_codebooks(sizes, dim):
@@ -82,8 +60,8 @@ def strong(model, scale=4.0):
     return dataclasses.replace(model, network=jax.tree.map(lambda x: scale * x if x.ndim > 1 else x, model.network))
 
 
-def random_codes(vocab, shape=(2, 2, 3)):
-    drawn = [np.random.default_rng(d).integers(0, size, shape) for d, size in enumerate(vocab)]
+def random_codes(sizes, shape=(2, 2, 3)):
+    drawn = [np.random.default_rng(d).integers(0, size, shape) for d, size in enumerate(sizes)]
     return jnp.asarray(np.stack(drawn, -1), jnp.int32)
 
 

@@ -19,7 +19,7 @@ from rqjax.quantize.entropy import BINS, patch_entropy, read_thresholds, thresho
 ROUTERS = ("feature", "entropy")
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class RoutingConfig:
     """How grains are chosen. Tuples about grains list the finer ones alone: (fine,), or (median, fine).
 
@@ -28,15 +28,17 @@ class RoutingConfig:
     detailed regions.
     """
 
-    router: str
-    exact_ratio: bool
-    ratios: tuple[float, ...]
-    budget_weight: float  # of the feature router: the reference's gamma, quantize.dynamic says what it multiplies
-    groups: int  # of the feature router's normalisation, 0 for none
-    layers: int  # of the feature router, 1 or 2
-    activation: str  # between them
-    entropy_bins: str  # "0_1" as in the published model and threshold tables, "-1_1" for new ones
-    thresholds: tuple[float, ...]  # ascending; () unless the entropy router goes by thresholds
+    router: str = "feature"
+    exact_ratio: bool = False
+    ratios: tuple[float, ...] = (0.5,)
+    budget_weight: float = (
+        10.0  # of the feature router: the reference's gamma, quantize.dynamic says what it multiplies
+    )
+    groups: int = 32  # of the feature router's normalisation, 0 for none
+    layers: int = 2  # of the feature router, 1 or 2
+    activation: str = "silu"  # between them
+    entropy_bins: str = "0_1"  # "0_1" as in the published model and threshold tables, "-1_1" for new ones
+    thresholds: tuple[float, ...] = ()  # ascending; () unless the entropy router goes by thresholds
 
     def table_thresholds(self, path: str | os.PathLike[str], patch: int) -> tuple[float, ...]:
         """The thresholds that a table gives for `ratios`. Raises InputError for tables of other bins or patches."""

@@ -23,36 +23,35 @@ from rqjax.rq.vae import DTYPES
 POSITIVE = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk", "pack_groups")
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class DQTransformerConfig:
-    """What a DQ-Transformer is, and what it is trained for. With `classes` = 0 it is unconditional.
+    """A DQ-Transformer. The defaults are the release's p6c18 for dual-grain tokenizers, but for `classes`.
 
-    The ids of pads, ends and starts follow the ordinary ones, as in every published model.
+    With `classes` = 0 it is unconditional. The ids of pads, ends and starts follow the ordinary ones, as in every
+    published model.
     """
 
-    grids: tuple[
-        int, ...
-    ]  # the side of each grain's grid, from coarse to fine: two or three, each twice the one before
-    codebook_size: int
-    classes: int
-    order: str  # in which the fine codes come: "row-first" or "region-first"
-    dim: int
-    heads: int
-    position_layers: int
-    content_layers: int
-    block_size: int  # tokens that have a place; the published models have more than an image can need
-    embedding_dropout: float
-    dropout: float
-    attention_dropout: float
-    dtype: str  # of computation; parameters are float32
-    remat: bool
-    pack: bool  # several images in one row, which changes no result as long as all find a place
-    row_length: int  # tokens in a packed row
-    rows_per_image: float  # packed rows for each image of the batch; with 1 no image is ever left out
-    pack_groups: int  # parts of the batch that are packed on their own: a multiple of the mesh's data axis
-    loss_chunk: int  # tokens of a row whose logits are held together; changes no result
-    position_loss_weight: float
-    content_loss_weight: float
+    grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
+    codebook_size: int = 1024
+    classes: int = 0
+    order: str = "row-first"  # in which the fine codes come; or "region-first"
+    dim: int = 1024
+    heads: int = 8
+    position_layers: int = 6
+    content_layers: int = 18
+    block_size: int = 2048  # rows of the learned position table, hence the longest sequence
+    embedding_dropout: float = 0.1
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: str = "bfloat16"  # of computation; parameters are float32
+    remat: bool = True
+    pack: bool = False  # several images in one row, which changes no result as long as all find a place
+    row_length: int = 0  # tokens in a packed row
+    rows_per_image: float = 1.0  # packed rows for each image of the batch; with 1 no image is ever left out
+    pack_groups: int = 1  # parts of the batch that are packed on their own: a multiple of the mesh's data axis
+    loss_chunk: int = 128  # tokens of a row whose logits are held together; changes no result
+    position_loss_weight: float = 1.0
+    content_loss_weight: float = 1.0
 
     @property
     def layout(self) -> SequenceLayout:
@@ -88,10 +87,10 @@ class DQTransformerConfig:
         """Raises InputError if the codes of this tokenizer are not those that the prior models."""
         if (found := tuple(tokenizer.grids)) != tuple(self.grids):
             raise InputError(f"the prior's grids are {tuple(self.grids)}, the tokenizer has {found}: make them equal")
-        if tokenizer.codes != self.codebook_size:
+        if tokenizer.codebook_size != self.codebook_size:
             raise InputError(
                 f"the prior's codebook_size is {self.codebook_size} with special codes from there on, the tokenizer "
-                f"has {tokenizer.codes} codes: make them equal"
+                f"has {tokenizer.codebook_size}: make them equal"
             )
 
     def decays(self, name: str) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from rqjax.checks import at_least
 from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
 from rqjax.dq.router import NAMES
 from rqjax.dq.routing import Routed, Routing, RoutingConfig, budget, route
@@ -19,31 +20,31 @@ from rqjax.quantize.dynamic import Codes
 from rqjax.rq.vae import DTYPES, Forward
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class DQVAEConfig:
-    """What a DQ-VAE is."""
+    """A DQ-VAE. The defaults are the dual-grain model of Huang et al. (2023) for ImageNet, routed by features."""
 
-    resolution: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_resolutions: tuple[int, ...]
-    decoder_ch: int
-    decoder_ch_mult: tuple[int, ...]
-    decoder_num_res_blocks: int
-    decoder_attn_resolutions: tuple[int, ...]
-    position: str  # what the decoder adds to its input, one of nets.grains.POSITIONS
-    window_size: int  # of position "learned-relative", in cells of the finest grid
-    z_channels: int
-    embed_dim: int
-    codes: int
-    decay: float
-    restart_threshold: float  # a count of vectors; 0 turns restarts off; the published models have 1
-    commitment_weight: float
-    grains: int
-    routing: RoutingConfig
-    dtype: str  # of computation; parameters are float32
-    remat: bool
+    resolution: int = 256
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16, 32)
+    decoder_ch: int = 128
+    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)
+    decoder_num_res_blocks: int = 2
+    decoder_attn_resolutions: tuple[int, ...] = (32,)
+    position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
+    window_size: int = 2  # of position "learned-relative", in cells of the finest grid
+    z_channels: int = 256
+    embed_dim: int = 256
+    codebook_size: int = 1024
+    decay: float = 0.99
+    restart_threshold: float = 1.0  # a count of vectors; 0 turns restarts off
+    commitment_weight: float = 0.25
+    grains: int = 2
+    routing: RoutingConfig = dataclasses.field(default_factory=RoutingConfig)
+    dtype: str = "float32"  # of computation; parameters are float32
+    remat: bool = False
 
     @property
     def grids(self) -> tuple[int, ...]:
@@ -72,10 +73,8 @@ class DQVAEConfig:
             raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
 
     def _check_levels(self) -> None:
-        for name in ("resolution", "ch", "num_res_blocks", "decoder_ch", "z_channels", "embed_dim", "codes", "ch_mult"):
-            values = getattr(self, name)
-            if min(values if isinstance(values, tuple) else (values,), default=0) < 1:
-                raise InputError(f"{name} is {values}: expected whole numbers of at least 1")
+        names = ("resolution", "ch", "num_res_blocks", "decoder_ch", "z_channels", "embed_dim", "codebook_size")
+        at_least(1, **{name: getattr(self, name) for name in (*names, "ch_mult")})
         levels = len(self.ch_mult)
         if self.grains not in (2, 3) or levels < self.grains:
             raise InputError(
@@ -94,13 +93,14 @@ class DQVAEConfig:
                 raise InputError(f"{name} {strange} never occur: the levels have {sizes}")
 
     def init(self, key: Key[Array, ""]) -> "DQVAE":
-        """A new model; random values as PyTorch would draw them, codebook U(-1/codes, 1/codes).
+        """A new model; random values as PyTorch would draw them, codebook U(-1/codebook_size, 1/codebook_size).
 
         The averages start at these vectors and at no hits; the reference starts the former at other random ones.
         """
         network_key, key = jax.random.split(key)
-        embed = jax.random.uniform(key, (self.codes, self.embed_dim), minval=-1 / self.codes, maxval=1 / self.codes)
-        book = Codebook(embed=embed, count=jnp.zeros(self.codes), total=jnp.array(embed, copy=True))
+        size = self.codebook_size
+        embed = jax.random.uniform(key, (size, self.embed_dim), minval=-1 / size, maxval=1 / size)
+        book = Codebook(embed=embed, count=jnp.zeros(size), total=jnp.array(embed, copy=True))
         return DQVAE(
             network=Network(self, rngs=nnx.Rngs(network_key)),
             codebooks=(book,),

@@ -213,5 +213,5 @@ def keys(config: Any) -> dict[str, tuple[int, ...]]:
     if isinstance(config, RQVAEConfig):
         return rqvae.official_shapes(abstract)
     found = {entry.key: entry.shape for entry in dqvae.entries(abstract)}
-    found[dqvae.WEIGHT] = (config.codes + 1, config.embed_dim)
+    found[dqvae.WEIGHT] = (config.codebook_size + 1, config.embed_dim)
     return {key: found[key] for key in sorted(found, key=dq_rank)}

@@ -61,7 +61,7 @@ def dqvae_from_torch(state_dict: Mapping[str, Any], config: DQVAEConfig) -> DQVA
     unused = ("loss.", "decoder.position_bias.") if config.position == "none" else ("loss.",)
     kept = {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}
     like = jax.eval_shape(config.init, jax.random.key(0))
-    book = Entry(WEIGHT, WEIGHT, (config.codes + 1, config.embed_dim))
+    book = Entry(WEIGHT, WEIGHT, (config.codebook_size + 1, config.embed_dim))
     arrays = import_arrays([*entries(like), book], kept, {**to_arrays(like), WEIGHT: book})
     weight = arrays.pop(WEIGHT)
     return from_arrays(like, {**arrays, "codebooks/0/embed": weight[:-1], "padding": weight[-1]})

@@ -1,23 +1,25 @@
 """Imported models as runs: the configuration of their training, their discriminator, and tensors that ours lack."""
 
+import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.nets.discriminator import Discriminator
 from rqjax.official import discriminator
-from rqjax.official import recipes_dq as dq
-from rqjax.official import recipes_rq as rq
 from rqjax.official.documents import Official
-from rqjax.official.recipes_shared import IMAGENET, folder, steps
-from rqjax.run.config import Config
+from rqjax.rq.transformer import RQTransformerConfig
+from rqjax.rq.vae import RQVAEConfig
+from rqjax.run.config import Config, load_file
 from rqjax.stages.autoencode import AutoencodeConfig
+from rqjax.stages.predict import PredictConfig
 from rqjax.store import checkpoint
 from rqjax.store.safetensor_file import load_safetensors, save_safetensors
 
@@ -28,25 +30,42 @@ DISCRIMINATOR = "discriminator/"
 DQ_DISCRIMINATOR = "loss.discriminator."
 
 
+GPUS = 4
+"""A100 that the published RQ models were trained on, each with one microbatch."""
+IMAGENET = 1_281_167
+"""Training images of ILSVRC-2012."""
+RECIPES = {
+    RQVAEConfig: "imagenet_rqvae",
+    RQTransformerConfig: "imagenet_rqtransformer",
+    DQVAEConfig: "imagenet_dqvae",
+    DQTransformerConfig: "imagenet_dqtransformer",
+}
+"""The shipped configuration with the recipe of each family."""
+
+
 def run_config(described: Official) -> Config:
     """The run that an official file describes: the published recipe of its family, with the values of the file."""
     model, training = described.model, dict(described.training)
-    stage = _stage(model, described.tokenizer)
+    config = load_file(RECIPES[type(model)])
+    stage = config.stage
+    stage.model = model
+    if isinstance(stage, PredictConfig):
+        stage.tokenizer, stage.accumulate, stage.top_p = described.tokenizer, 1, 1.0
     one_gpu = training.pop("microbatch", 32)
     autoencode = isinstance(stage, AutoencodeConfig)
-    batch = training.pop("data.batch", one_gpu * rq.GPUS) if _is_rq(model) else dq.BATCH
+    batch = training.pop("data.batch", one_gpu * GPUS) if _is_rq(model) else config.data.batch
     images = training.pop("images", IMAGENET) or IMAGENET
-    epoch = steps(images, batch, 1)
+    epoch = math.ceil(images / batch)
     length = training.pop("epochs", 1 if _is_rq(model) else 50 if autoencode else 100)
     warmup, start = (round(training.pop(name, 0) * epoch) for name in ("warmup_epochs", "start_epochs"))
     if not autoencode:
-        stage.accumulate = max(batch // (one_gpu * rq.GPUS), 1)
+        stage.accumulate = max(batch // (one_gpu * GPUS), 1)
     optimizers = [stage.optimizer, stage.discriminator_optimizer] if autoencode else [stage.optimizer]
     for optimizer in optimizers if _is_rq(model) else []:
         optimizer.warmup_steps = warmup
     if autoencode and start:
         stage.disc_start = start
-    config = Config(stage=stage, data=folder("", batch), steps=max(epoch * length, 1))
+    config.steps, config.data.batch, config.save_every = max(epoch * length, 1), batch, Config.save_every
     for place, value in training.items():
         _set(config, place, value)
     for optimizer in optimizers:
@@ -64,16 +83,6 @@ def tokenizer_config(model: DQVAEConfig) -> Config:
 
 def _is_rq(model: Any) -> bool:
     return type(model).__name__.startswith("RQ")
-
-
-def _stage(model: Any, tokenizer: Any) -> Any:
-    stages: dict[str, Callable[[], Any]] = {
-        "RQVAEConfig": lambda: rq.autoencode(model),
-        "RQTransformerConfig": lambda: rq.predict(model, tokenizer),
-        "DQVAEConfig": lambda: dq.autoencode(model),
-        "DQTransformerConfig": lambda: dq.predict(model, tokenizer),
-    }
-    return stages[type(model).__name__]()
 
 
 def _set(config: Config, place: str, value: Any) -> None:

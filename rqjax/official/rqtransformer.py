@@ -39,7 +39,7 @@ def rqtransformer_config(arch: Mapping[str, Any]) -> RQTransformerConfig:
     config = RQTransformerConfig(
         code_shape=(h, w),
         depth=depth,
-        vocab=(vocab,) if isinstance(vocab, int) else tuple(vocab),
+        codebook_size=(vocab,) if isinstance(vocab, int) else tuple(vocab),
         dim=dim,
         input_dim=arch.get("input_embed_dim") or dim,
         classes=0 if text or conditions == 1 else conditions,

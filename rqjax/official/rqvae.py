@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rqjax.errors import InputError
+from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 from rqjax.store.arrays import from_arrays, to_arrays
 from rqjax.torchfile.table import CONV, Entry, export_arrays, import_arrays
@@ -59,14 +60,14 @@ def rqvae_config(arch: Mapping[str, Any]) -> RQVAEConfig:
         ch_mult=tuple(_required(ddconfig, "ddconfig", "ch_mult")),
         attn_resolutions=tuple(_required(ddconfig, "ddconfig", "attn_resolutions")),
         embed_dim=hparams.get("embed_dim", 64),
-        codes=_for_each(hparams.get("n_embed", 512), many, "n_embed"),
-        depth=depth,
         code_shape=(height, width),
-        decay=tuple(float(decay) for decay in _for_each(hparams.get("decay", 0.99), many, "decay")),
-        restart_threshold=1.0 if hparams.get("restart_unused_codes", True) else 0.0,
-        update_once_per_step=False,
-        commitment_weight=float(hparams.get("latent_loss_weight", 0.25)),
-        dtype="float32",
+        quantizer=QuantizerConfig(
+            codebook_size=_for_each(hparams.get("n_embed", 512), many, "n_embed"),
+            depth=depth,
+            decay=tuple(float(decay) for decay in _for_each(hparams.get("decay", 0.99), many, "decay")),
+            restart_threshold=1.0 if hparams.get("restart_unused_codes", True) else 0.0,
+            commitment_weight=float(hparams.get("latent_loss_weight", 0.25)),
+        ),
         remat=bool(arch.get("checkpointing", False)),
     )
     config.check()
@@ -144,15 +145,15 @@ def rqvae_from_torch(state_dict: Mapping[str, Any], config: RQVAEConfig) -> RQVA
     names = {"weight": "embed", "cluster_size_ema": "count", "embed_ema": "total"}
     ours = {f"network/{path}": arrays[path] for path in to_arrays(like.network)}
     padding = []
-    for book in range(len(config.codes)):
+    for book in range(len(config.quantizer.codebook_size)):
         for leaf, name in names.items():
             tensor = arrays[f"quantizer.codebooks.{book}.{leaf}"]
             if leaf == "weight":
                 padding.append(tensor[-1])
                 tensor = tensor[:-1]
             ours[f"codebooks/{book}/{name}"] = tensor
-    if len(config.codes) == 1:
-        _check_copies(arrays, config.depth)
+    if len(config.quantizer.codebook_size) == 1:
+        _check_copies(arrays, config.quantizer.depth)
     return from_arrays(like, {**ours, "padding": np.stack(padding)})
 
 

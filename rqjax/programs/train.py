@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from rqjax import data, mesh
 from rqjax.errors import InputError, RunError
 from rqjax.run import hosts, training_step
-from rqjax.run.config import CADENCE, Config, differences, to_dict
+from rqjax.run.config import CADENCE, Config, differences, from_dict, to_dict
 from rqjax.run.directory import TOKENIZER, load_model
 from rqjax.run.log import Log
 from rqjax.stages.interface import Stage
@@ -126,7 +126,7 @@ def _claim(workdir: Path, config: Config) -> None:
             theirs = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
-        changed = differences(theirs, ours)
+        changed = differences(to_dict(from_dict(theirs)), ours)
         if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in CADENCE]:
             more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
             raise InputError(

@@ -48,7 +48,7 @@ def _distribution(model: Any, tokenizer: RQVAE, residuals: Float[Array, "b n dep
     if len(tokenizer.codebooks) == 1:
         return tokenizer.soft_targets(residuals, 0, model.temperature)
     by_depth = [tokenizer.soft_targets(residuals[:, :, d], d, model.temperature) for d in range(model.depth)]
-    padded = [jnp.pad(x, [(0, 0), (0, 0), (0, max(model.vocab) - x.shape[-1])]) for x in by_depth]
+    padded = [jnp.pad(x, [(0, 0), (0, 0), (0, max(model.sizes) - x.shape[-1])]) for x in by_depth]
     return jnp.stack(padded, axis=2)
 
 

@@ -14,31 +14,31 @@ from rqjax.nets.transformer import LOWEST, NORMAL, Stack, dense, dropout, layer_
 class Classifier(nnx.Module):
     """LayerNorm, then one linear layer for all depths, or one for each; codes that a depth does not have are masked."""
 
-    def __init__(self, dim: int, vocab: tuple[int, ...], shared: bool, dtype: Any, rngs: nnx.Rngs):
-        size = max(vocab)
-        depths = () if shared else (len(vocab),)
+    def __init__(self, dim: int, sizes: tuple[int, ...], shared: bool, dtype: Any, rngs: nnx.Rngs):
+        size = max(sizes)
+        depths = () if shared else (len(sizes),)
         self.layer_norm = layer_norm(dim, rngs)
         self.kernel = nnx.Param(NORMAL(rngs.params(), (*depths, dim, size)))
         self.bias = nnx.Param(jnp.zeros((*depths, size)))
-        self.vocab = vocab
+        self.sizes = sizes
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*grid depth dim"]) -> Float[Array, "*grid depth vocab"]:
+    def __call__(self, x: Float[Array, "*grid depth dim"]) -> Float[Array, "*grid depth codes"]:
         """Float32 logits of all depths."""
         x = self.layer_norm(x).astype(self.dtype)
         form = "...i,io->...o" if self.kernel.ndim == 2 else "...di,dio->...do"
         logits = jnp.einsum(form, x, self.kernel.astype(self.dtype), preferred_element_type=jnp.float32)
-        return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.vocab)[:, None])
+        return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.sizes)[:, None])
 
-    def at(self, x: Float[Array, "b dim"], depth: int) -> Float[Array, "b vocab"]:
+    def at(self, x: Float[Array, "b dim"], depth: int) -> Float[Array, "b codes"]:
         """Float32 logits of one depth."""
         pick = (lambda parameter: parameter) if self.kernel.ndim == 2 else (lambda parameter: parameter[depth])
         x, kernel = self.layer_norm(x).astype(self.dtype), pick(self.kernel[...]).astype(self.dtype)
         logits = jnp.einsum("bi,io->bo", x, kernel, preferred_element_type=jnp.float32)
-        return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), self.vocab[depth])
+        return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), self.sizes[depth])
 
     def _mask(self, logits: Array, size: Any) -> Array:
-        if min(self.vocab) == max(self.vocab):
+        if min(self.sizes) == max(self.sizes):
             return logits
         return jnp.where(jnp.arange(logits.shape[-1]) < size, logits, LOWEST)
 
@@ -54,7 +54,7 @@ class RQTransformerNetwork(nnx.Module):
         self,
         *,
         positions: int,
-        vocab: tuple[int, ...],
+        sizes: tuple[int, ...],
         dim: int,
         input_dim: int,
         conditions: int,
@@ -72,10 +72,10 @@ class RQTransformerNetwork(nnx.Module):
     ):
         self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (condition_length, dim)))
         self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (positions, dim)))
-        self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (len(vocab), dim)))
+        self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (len(sizes), dim)))
         self.cond_emb = nnx.Embed(conditions, dim, embedding_init=NORMAL, rngs=rngs)
         if not (input_emb_vqvae and head_emb_vqvae):
-            rows = max(vocab) if shared_tok_emb else sum(vocab)
+            rows = max(sizes) if shared_tok_emb else sum(sizes)
             self.tok_emb = nnx.Embed(rows, dim, embedding_init=NORMAL, rngs=rngs)
         if input_emb_vqvae:
             self.input_mlp = dense(input_dim, dim, dtype, rngs)
@@ -83,13 +83,13 @@ class RQTransformerNetwork(nnx.Module):
             self.head_mlp = dense(input_dim, dim, dtype, rngs)
         self.body = Stack(dim=dim, dtype=dtype, rngs=rngs, **body)
         self.head = Stack(dim=dim, dtype=dtype, rngs=rngs, **head)
-        self.classifier = Classifier(dim, vocab, shared_cls_emb, dtype, rngs)
+        self.classifier = Classifier(dim, sizes, shared_cls_emb, dtype, rngs)
         if condition_length > 1:
             self.cond_classifier = Classifier(dim, (conditions,), True, dtype, rngs)
         self.input_emb_vqvae = input_emb_vqvae
         self.head_emb_vqvae = head_emb_vqvae
         self.cumsum_depth_ctx = cumsum_depth_ctx
-        self.offsets = tuple(0 if shared_tok_emb else sum(vocab[:d]) for d in range(len(vocab)))
+        self.offsets = tuple(0 if shared_tok_emb else sum(sizes[:d]) for d in range(len(sizes)))
         self.embedding_dropout = embedding_dropout
 
     def tokens(

@@ -29,13 +29,13 @@ class SamplingOptions:
     top_k: int | tuple[int, ...] | None = None
     top_p: float | tuple[float, ...] = 1.0
 
-    def arrays(self, vocab: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    def arrays(self, sizes: tuple[int, ...]) -> tuple[Array, Array, Array]:
         """Temperature, top_k and top_p of every depth. Raises InputError for values that cannot be used."""
-        top_k = max(vocab) if self.top_k is None else self.top_k
-        temperature = _by_depth("temperature", self.temperature, len(vocab), np.float32)
+        top_k = max(sizes) if self.top_k is None else self.top_k
+        temperature = _by_depth("temperature", self.temperature, len(sizes), np.float32)
         top_k, top_p = (
-            _by_depth("top_k", top_k, len(vocab), np.int32),
-            _by_depth("top_p", self.top_p, len(vocab), np.float32),
+            _by_depth("top_k", top_k, len(sizes), np.int32),
+            _by_depth("top_p", self.top_p, len(sizes), np.float32),
         )
         if not np.all(temperature >= 0):
             raise InputError(f"temperature is {self.temperature}: expected 0 (greedy) or more")
@@ -67,7 +67,7 @@ def generate(
     Each row draws with a key of its own, so it does not depend on how many others there are. New options compile
     nothing; another batch size or start does. Raises InputError for options, labels, codes or a start out of range.
     """
-    settings = options.arrays(model.vocab)
+    settings = options.arrays(model.sizes)
     h, w = model.code_shape
     given = start[0] * w + start[1]
     if not (0 <= start[0] < h and 0 <= start[1] < w):
@@ -93,7 +93,7 @@ def _check_codes(model: Any, codes: Any, batch: int) -> None:
     expected = (batch, *model.code_shape, model.depth)
     if codes.shape != expected:
         raise InputError(f"codes have shape {codes.shape}: expected {expected}, one grid for each label")
-    for depth, size in enumerate(model.vocab):
+    for depth, size in enumerate(model.sizes):
         _check_range(f"code of depth {depth + 1}", codes[..., depth], size)
 
 

@@ -10,6 +10,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from rqjax.checks import divides
 from rqjax.errors import InputError
 from rqjax.quantize.residual import Codebooks, embed_codes_with_depth
 from rqjax.rq import loss as rqloss
@@ -21,7 +22,7 @@ from rqjax.rq.vae import DTYPES, RQVAE, RQVAEConfig
 POSITIVE = (
     "code_shape",
     "depth",
-    "vocab",
+    "codebook_size",
     "dim",
     "input_dim",
     "body_layers",
@@ -31,48 +32,53 @@ POSITIVE = (
 )
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class RQTransformerConfig:
-    """What an RQ-Transformer is, and what it is trained for.
+    """An RQ-Transformer. The defaults are the 1.4B model that Lee et al. (2022) trained on ImageNet, but for `classes`.
 
     It is unconditional (`classes` and `text_vocab` 0), conditional on a class, or on a text of `text_length` tokens.
     Published models have all five of the flags from `input_emb_vqvae` on set.
     """
 
-    code_shape: tuple[int, int]
-    depth: int
-    vocab: tuple[int, ...]  # sizes of the codebooks: one for all depths, or one for each
-    dim: int
-    input_dim: int  # width of a code vector of the tokenizer
-    body_layers: int
-    head_layers: int
-    body_heads: int
-    head_heads: int
-    classes: int
-    text_vocab: int
-    text_length: int
-    input_emb_vqvae: bool  # the body reads the tokenizer's code vectors, not embeddings of its own
-    head_emb_vqvae: bool  # so does the head
-    cumsum_depth_ctx: bool  # the head reads the sum of the codes so far, not the last alone
-    shared_tok_emb: bool
-    shared_cls_emb: bool  # one classifier for all depths
-    embedding_dropout: float
-    dropout: float
-    attention_dropout: float
-    sigmoid_gelu: bool  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
-    dtype: str  # of computation; parameters are float32
-    remat: bool
-    target: str  # "soft": the distributions of the tokenizer's soft codes; "hard": the codes
-    temperature: float  # of the soft codes
-    stochastic: bool  # codes are drawn from the soft codes, not the nearest
-    loss_chunk: int  # positions whose logits are held together; changes no result
-    image_loss_weight: float
-    text_loss_weight: float
+    code_shape: tuple[int, int] = (8, 8)
+    depth: int = 4
+    codebook_size: tuple[int, ...] = (16384,)  # one for all depths, or one for each
+    dim: int = 1536
+    input_dim: int = 256  # width of a code vector of the tokenizer
+    body_layers: int = 42
+    head_layers: int = 6
+    body_heads: int = 0  # 0: as many as make heads of 64 features, as published
+    head_heads: int = 0  # the same
+    classes: int = 0
+    text_vocab: int = 0
+    text_length: int = 0
+    input_emb_vqvae: bool = True  # the body reads the tokenizer's code vectors, not embeddings of its own
+    head_emb_vqvae: bool = True  # so does the head
+    cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
+    shared_tok_emb: bool = True
+    shared_cls_emb: bool = True  # one classifier for all depths
+    embedding_dropout: float = 0.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
+    dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
+    remat: bool = True
+    target: str = "soft"  # the distributions of the tokenizer's soft codes; "hard": the codes
+    temperature: float = 0.5  # of the soft codes
+    stochastic: bool = True  # codes are drawn from the soft codes, not the nearest
+    # positions whose logits are held together; changes no result. Each chunk gathers the classifier over the devices
+    loss_chunk: int = 32
+    image_loss_weight: float = 1.0
+    text_loss_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.body_heads = self.body_heads or max(self.dim // 64, 1)
+        self.head_heads = self.head_heads or max(self.dim // 64, 1)
 
     @property
-    def vocab_by_depth(self) -> tuple[int, ...]:
-        """One size for each depth."""
-        return tuple(self.vocab) * self.depth if len(self.vocab) == 1 else tuple(self.vocab)
+    def sizes(self) -> tuple[int, ...]:
+        """The codebook size of each depth."""
+        return tuple(self.codebook_size) * (self.depth if len(self.codebook_size) == 1 else 1)
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
@@ -80,13 +86,11 @@ class RQTransformerConfig:
             values = getattr(self, name)
             if min(values if isinstance(values, tuple) else (values,), default=0) < 1:
                 raise InputError(f"{name} is {values}: expected whole numbers of at least 1")
-        if len(self.vocab) not in (1, self.depth):
+        if len(self.codebook_size) not in (1, self.depth):
             raise InputError(
-                f"{len(self.vocab)} sizes in vocab for depth {self.depth}: give one, or one for each depth"
+                f"codebook_size has {len(self.codebook_size)} sizes for depth {self.depth}: give one, or one a depth"
             )
-        for name in ("body_heads", "head_heads"):
-            if self.dim % getattr(self, name):
-                raise InputError(f"{name}={getattr(self, name)} does not divide dim={self.dim}: choose a divisor")
+        divides(self.dim, "dim", body_heads=self.body_heads, head_heads=self.head_heads)
         if min(self.classes, self.text_vocab) < 0 or (self.classes and self.text_vocab):
             raise InputError(f"classes={self.classes} and text_vocab={self.text_vocab}: at most one may be above 0")
         if self.text_vocab and self.text_length < 2:
@@ -103,9 +107,9 @@ class RQTransformerConfig:
 
     def check_tokenizer(self, tokenizer: RQVAEConfig) -> None:
         """Raises InputError if the codes of this tokenizer are not those that the prior models."""
-        sizes = tuple(tokenizer.codes) * (tokenizer.depth if len(tokenizer.codes) == 1 else 1)
-        found = {"code_shape": tuple(tokenizer.code_shape), "depth": tokenizer.depth, "vocab": sizes}
-        wanted = {"code_shape": tuple(self.code_shape), "depth": self.depth, "vocab": self.vocab_by_depth}
+        theirs = tokenizer.quantizer
+        found = {"code_shape": tuple(tokenizer.code_shape), "depth": theirs.depth, "codebook_size": theirs.sizes}
+        wanted = {"code_shape": tuple(self.code_shape), "depth": self.depth, "codebook_size": self.sizes}
         if self.input_emb_vqvae or self.head_emb_vqvae:
             found["input_dim"], wanted["input_dim"] = tokenizer.settings().dim, self.input_dim
         for name, value in wanted.items():
@@ -114,10 +118,10 @@ class RQTransformerConfig:
 
     def init(self, key: Key[Array, ""]) -> "RQTransformer":
         """A new model: matrices and embeddings N(0, 0.02), biases 0, norms 1 and 0."""
-        names = [field.name for field in dataclasses.fields(RQTransformer) if field.name not in ("network", "vocab")]
+        names = [field.name for field in dataclasses.fields(RQTransformer) if field.name not in ("network", "sizes")]
         settings = {name: getattr(self, name) for name in names}
         settings["code_shape"] = tuple(self.code_shape)
-        return RQTransformer(network=_network(self, key), vocab=self.vocab_by_depth, **settings)
+        return RQTransformer(network=_network(self, key), sizes=self.sizes, **settings)
 
 
 def _network(config: RQTransformerConfig, key: Array) -> RQTransformerNetwork:
@@ -126,7 +130,7 @@ def _network(config: RQTransformerConfig, key: Array) -> RQTransformerNetwork:
     settings: dict[str, Any] = {name: getattr(config, name) for name in (*same, "shared_tok_emb", "shared_cls_emb")}
     return RQTransformerNetwork(
         positions=config.code_shape[0] * config.code_shape[1],
-        vocab=config.vocab_by_depth,
+        sizes=config.sizes,
         conditions=config.text_vocab or max(config.classes, 1),
         condition_length=config.text_length if config.text_vocab else 1,
         body=stack | {"layers": config.body_layers, "heads": config.body_heads},
@@ -149,7 +153,7 @@ class RQTransformer:
     network: Any
     code_shape: tuple[int, int] = _static()
     depth: int = _static()
-    vocab: tuple[int, ...] = _static()
+    sizes: tuple[int, ...] = _static()
     classes: int = _static()
     text_vocab: int = _static()
     text_length: int = _static()

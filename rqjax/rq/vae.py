@@ -12,48 +12,43 @@ from rqjax.errors import InputError
 from rqjax.nets.autoencoder import Decoder, Encoder, conv
 from rqjax.quantize import residual, soft
 from rqjax.quantize.codebook import init_codebook
+from rqjax.quantize.config import QuantizerConfig
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class RQVAEConfig:
-    """What an RQ-VAE is. `codes` are the sizes of its codebooks: one, shared by all depths, or one for each depth."""
+    """An RQ-VAE. The defaults are the model that Lee et al. (2022) trained on ImageNet: 256x256 pixels, 8x8x4 codes."""
 
-    resolution: int
-    ch: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_resolutions: tuple[int, ...]
-    z_channels: int
-    embed_dim: int
-    codes: tuple[int, ...]
-    depth: int
-    code_shape: tuple[int, int]
-    decay: tuple[float, ...]
-    restart_threshold: float  # a count of vectors; 0 turns restarts off; the published models have 1
-    update_once_per_step: bool  # the published models update after each depth: False
-    commitment_weight: float
-    dtype: str  # of computation; parameters are float32
-    remat: bool
-    restart_warning: float = 0.5  # the fraction of a book above which the metric `restart_warning` is 1
+    resolution: int = 256
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (8,)
+    z_channels: int = 256
+    embed_dim: int = 256
+    code_shape: tuple[int, int] = (8, 8)
+    quantizer: QuantizerConfig = dataclasses.field(default_factory=QuantizerConfig)
+    dtype: str = "float32"  # of computation; parameters are float32
+    remat: bool = True
 
     def settings(self) -> residual.ResidualSettings:
         """The part of it that the quantizer needs."""
-        latent = self.resolution >> (len(self.ch_mult) - 1)
+        latent, q = self.resolution >> (len(self.ch_mult) - 1), self.quantizer
         return residual.ResidualSettings(
-            depth=self.depth,
+            depth=q.depth,
             latent_shape=(latent, latent, self.embed_dim),
             code_shape=tuple(self.code_shape),
-            decay=tuple(float(decay) for decay in self.decay),
-            restart_threshold=float(self.restart_threshold),
-            update_once_per_step=self.update_once_per_step,
-            restart_warning=self.restart_warning,
+            decay=tuple(float(decay) for decay in q.decay),
+            restart_threshold=float(q.restart_threshold),
+            update_once_per_step=q.update_once_per_step,
+            restart_warning=q.restart_warning,
         )
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        for name in ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult", "codes"):
+        for name in ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult"):
             values = getattr(self, name)
             if min(values if isinstance(values, tuple) else (values,), default=0) < 1:
                 raise InputError(f"{name} is {values}: expected whole numbers of at least 1")
@@ -62,12 +57,15 @@ class RQVAEConfig:
             raise InputError(f"resolution {self.resolution} cannot be halved {len(levels) - 1} times: shorten ch_mult")
         if strange := [size for size in self.attn_resolutions if size not in levels]:
             raise InputError(f"attn_resolutions {strange} never occur: the levels have {levels}")
-        if len(self.codes) not in (1, self.depth):
+        sizes, q = self.quantizer.codebook_size, self.quantizer
+        if min(sizes, default=0) < 1:
+            raise InputError(f"codebook_size is {sizes}: expected whole numbers of at least 1")
+        if len(sizes) not in (1, q.depth):
             raise InputError(
-                f"{len(self.codes)} sizes in codes for depth {self.depth}: give one, or one for each depth"
+                f"codebook_size has {len(sizes)} sizes for depth {q.depth}: give one, or one for each depth"
             )
-        if len(self.decay) not in (1, len(self.codes)):
-            raise InputError(f"{len(self.decay)} decays for {len(self.codes)} codebooks: give one, or one for each")
+        if len(q.decay) not in (1, len(sizes)):
+            raise InputError(f"{len(q.decay)} decays for {len(sizes)} codebooks: give one, or one for each")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
         try:
@@ -79,13 +77,14 @@ class RQVAEConfig:
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
         settings = self.settings()
         network_key, key = jax.random.split(key)
-        keys = jax.random.split(key, len(self.codes))
+        sizes = self.quantizer.codebook_size
+        keys = jax.random.split(key, len(sizes))
         return RQVAE(
             network=_network(self, network_key),
-            codebooks=tuple(init_codebook(k, size, settings.dim) for k, size in zip(keys, self.codes, strict=True)),
-            padding=jnp.zeros((len(self.codes), settings.dim)),
+            codebooks=tuple(init_codebook(k, size, settings.dim) for k, size in zip(keys, sizes, strict=True)),
+            padding=jnp.zeros((len(sizes), settings.dim)),
             settings=settings,
-            commitment_weight=self.commitment_weight,
+            commitment_weight=self.quantizer.commitment_weight,
         )
 
 

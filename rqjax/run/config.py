@@ -12,8 +12,10 @@ from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
+from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
+from rqjax.run.versions import upgrade
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
@@ -66,8 +68,9 @@ CADENCE = (
 cosine schedule reads; the program says so when it differs."""
 
 _STAGES = (AutoencodeConfig, ClassifyConfig, PredictConfig)
-_MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RoutingConfig, RQTransformerConfig, RQVAEConfig)
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, DataConfig, OptimizerConfig, *_STAGES, *_MODELS)}
+_MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RQTransformerConfig, RQVAEConfig)
+_PARTS = (DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *_STAGES, *_MODELS, *_PARTS)}
 
 
 def to_dict(config: Any) -> Any:
@@ -79,15 +82,22 @@ def to_dict(config: Any) -> Any:
 
 
 def from_dict(stored: Any, where: str = "config") -> Any:
-    """The inverse of to_dict. Raises InputError for unknown types and for fields that are missing or unknown."""
+    """The inverse of to_dict, also of what an earlier version wrote: fields that it did not have take their defaults.
+
+    Raises InputError for unknown types and for fields that are missing or unknown.
+    """
+    return _from_dict(upgrade(stored), where)
+
+
+def _from_dict(stored: Any, where: str) -> Any:
     if isinstance(stored, list):
-        return tuple(from_dict(x, where) for x in stored)
+        return tuple(_from_dict(x, where) for x in stored)
     if not isinstance(stored, dict):
         return stored
     kind = _TYPES.get(stored.get("type", ""))
     if kind is None:
         raise InputError(f"{where} is of type {stored.get('type')!r}, expected one of {', '.join(_TYPES)}")
-    values = {name: from_dict(x, f"{where}.{name}") for name, x in stored.items() if name != "type"}
+    values = {name: _from_dict(x, f"{where}.{name}") for name, x in stored.items() if name != "type"}
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := set(values) - known:
         raise InputError(f"{where} has unknown fields {sorted(unknown)}: it was written by another version of rqjax")

@@ -23,31 +23,32 @@ PREVIEWS = 8
 
 @dataclasses.dataclass(kw_only=True)
 class AutoencodeConfig:
-    """A tokenizer and how it is trained.
+    """A tokenizer and how it is trained. The defaults are RQ-VAE's (Lee et al. 2022, on ImageNet).
 
     It minimises reconstruction + perceptual_weight LPIPS + the model's own loss + w adversarial, where
     w = min(lambda disc_weight, disc_weight_max).
     """
 
     model: Any  # a tokenizer's configuration
-    reconstruction: str
-    perceptual_weight: float  # 0: no LPIPS, and no file is read
-    vgg16_path: str  # torchvision's vgg16-397923af.pth
-    vgg16_verify: bool  # compare its SHA-256
-    lpips_dtype: str
-    gan: str
-    disc_weight: float  # of the adversarial loss; 0: no discriminator at all
-    disc_weight_max: float  # cap of lambda x disc_weight (DQ 0.75); 0: none (RQ)
-    disc_loss_weight: float  # of the discriminator's own loss: RQ's is its disc_weight, DQ's 1
-    disc_start: int  # finished steps before the discriminator begins
-    adaptive: bool  # lambda balances the gradients at the last layer; else it is 1
-    disc_ndf: int
-    disc_num_layers: int
-    disc_groups: int  # parts of the batch with normalisation statistics of their own; 1: the global batch
-    optimizer: optim.OptimizerConfig
-    discriminator_optimizer: optim.OptimizerConfig
-    ema_decay: float  # of the weights; 0: off
-    codebook_updates_per_step: int  # 2, as DQ's release: a second forward pass, which the discriminator's step sees
+    reconstruction: str = "mse"  # or "l1"
+    perceptual_weight: float = 1.0  # 0: no LPIPS, and no file is read
+    vgg16_path: str = ""  # torchvision's vgg16-397923af.pth
+    vgg16_verify: bool = True  # compare its SHA-256
+    lpips_dtype: str = "float32"
+    gan: str = "hinge"
+    disc_weight: float = 0.75  # of the adversarial loss; 0: no discriminator at all
+    disc_weight_max: float = 0.0  # cap of lambda x disc_weight (DQ 0.75); 0: none (RQ)
+    disc_loss_weight: float = 0.75  # of the discriminator's own loss: RQ's is its disc_weight, DQ's 1
+    disc_start: int = 0  # finished steps before the discriminator begins
+    adaptive: bool = True  # lambda balances the gradients at the last layer; else it is 1
+    disc_ndf: int = 64
+    disc_num_layers: int = 2
+    disc_groups: int = 4  # parts of the batch with statistics of their own, as GPUs had; 1: the global batch
+    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=optim.OptimizerConfig)
+    discriminator_optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=optim.OptimizerConfig)
+    ema_decay: float = 0.0  # of the weights; 0: off
+    # 1, or 2 to reproduce DQ's release: a second forward pass and codebook update, whose images the discriminator sees
+    codebook_updates_per_step: int = 1
 
     def check(self) -> None:
         """Raises InputError for values that make no training."""

@@ -17,6 +17,13 @@ from rqjax.store import checkpoint
 from rqjax.store.remote import to_path
 
 
+def _adamw() -> optim.OptimizerConfig:
+    """The optimizer of every published RQ-Transformer; DQ's differ in decay and clipping."""
+    return optim.OptimizerConfig(
+        name="adamw", learning_rate=5e-4, b1=0.9, b2=0.95, weight_decay=1e-4, clip_norm=1.0, schedule="cosine"
+    )
+
+
 @dataclasses.dataclass(kw_only=True)
 class PredictConfig:
     """What a prior is trained with (RQ: spec of the paper's section 3.2 and appendix; AdamW, cosine, clipping).
@@ -28,8 +35,8 @@ class PredictConfig:
 
     model: Any
     tokenizer: Any
-    tokenizer_path: str
-    optimizer: optim.OptimizerConfig
+    tokenizer_path: str = ""
+    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=_adamw)
     accumulate: int = 1
     ema_decay: float = 0.0
     preview_count: int = 8

@@ -10,7 +10,7 @@ def get_config(variant: str = "rqvae") -> Config:
     config.save_every = config.log_every = 1
     config.stage.optimizer.learning_rate = 2e-5
     tokenizer = config.stage.model if variant == "rqvae" else config.stage.tokenizer
-    tokenizer.resolution, tokenizer.ch_mult, tokenizer.depth = 8, (1, 1), 2
+    tokenizer.resolution, tokenizer.ch_mult, tokenizer.quantizer.depth = 8, (1, 1), 2
     if variant == "rqtransformer":
         config.stage.model.depth, config.stage.accumulate = 2, 1
     return config

@@ -16,7 +16,7 @@ def get_config(variant: str = "rqvae") -> Config:
         shrink_tokenizer(config.stage.tokenizer)
         config.stage.model.dim = 32
     if variant == "rqtransformer":
-        config.stage.model.vocab, config.stage.accumulate = (32,), 2
+        config.stage.model.codebook_size, config.stage.accumulate = (32,), 2
         config.stage.model.body_layers = config.stage.model.head_layers = 1
     if variant == "dqtransformer":
         config.stage.model.codebook_size = 32
@@ -27,6 +27,6 @@ def get_config(variant: str = "rqvae") -> Config:
 def shrink_tokenizer(model) -> None:
     model.ch, model.ch_mult = 8, (1, 1, 1, 1)
     if hasattr(model, "decoder_ch"):
-        model.decoder_ch, model.decoder_ch_mult, model.codes = 8, (1, 1, 1), 32
+        model.decoder_ch, model.decoder_ch_mult, model.codebook_size = 8, (1, 1, 1), 32
     else:
-        model.codes = (32,)
+        model.quantizer.codebook_size = (32,)

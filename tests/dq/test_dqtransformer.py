@@ -211,7 +211,7 @@ def test_configs_that_make_no_model_are_refused(changes, message):
 def test_a_tokenizer_of_other_codes_is_refused():
     tokenizer = tokenizer_config()
     with pytest.raises(InputError, match=r"the prior's grids are .2, 4., the tokenizer has .4, 8."):
-        small_config(grids=(2, 4), codebook_size=tokenizer.codes).check_tokenizer(tokenizer)
+        small_config(grids=(2, 4), codebook_size=tokenizer.codebook_size).check_tokenizer(tokenizer)
     with pytest.raises(InputError, match="the prior's codebook_size is 7 with special codes from there on"):
         small_config(grids=tokenizer.grids, codebook_size=7).check_tokenizer(tokenizer)
 

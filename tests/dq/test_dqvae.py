@@ -51,7 +51,7 @@ def test_every_router_trains_and_keeps_images_apart(variant):
     np.testing.assert_array_equal(whole.codes[1], among_others.codes[1])
     np.testing.assert_array_equal(whole.grain[1], among_others.grain[1])
     assert not np.array_equal(whole.codes, among_others.codes)
-    layout = sequence_layout(model.grids, config.codes, 0, "row-first")
+    layout = sequence_layout(model.grids, config.codebook_size, 0, "row-first")
     codes, grain, _ = from_streams(to_streams(whole.codes, whole.grain, layout), layout)
     np.testing.assert_array_equal(codes, whole.codes)
     np.testing.assert_array_equal(grain, whole.grain)
@@ -208,7 +208,7 @@ def test_router_averages_each_region():
         ({"position": "learned-relative", "window_size": 3}, "windows of 3"),
         ({"decay": 1.0}, "decay"),
         ({"dtype": "float16"}, "dtype"),
-        ({"codes": 0}, "codes"),
+        ({"codebook_size": 0}, "codebook_size"),
         ({"ratios": (1.2,)}, "ratios"),
         ({"ratios": (0.2, 0.3)}, "ratios"),
         ({"groups": 3}, "groups 3"),

@@ -231,7 +231,7 @@ def test_official_keys_shapes_and_parameter_counts(name, make, total, encoder):
     config = dqvae_config(make())
     model = jax.eval_shape(config.init, jax.random.key(0))
     ours = {entry.key: list(entry.shape) for entry in entries(model)}
-    ours["quantize.codebook.weight"] = [config.codes + 1, config.embed_dim]
+    ours["quantize.codebook.weight"] = [config.codebook_size + 1, config.embed_dim]
     assert ours == json.loads((HERE / "keys" / "dq" / f"{name}.json").read_text())
     size = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree))  # noqa: E731
     assert size(model.network.encoder) == encoder

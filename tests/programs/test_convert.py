@@ -203,7 +203,7 @@ def test_a_prior_keeps_only_a_tokenizer_that_fits(tmp_path):
     convert.torch_to_folder(str(tmp_path / "other.pt"), str(tmp_path / "other.yaml"), str(tmp_path / "other"))
     files = write("rqtransformer", tmp_path)
     for wrong, message in (
-        (tmp_path / "other", "vocab is"),
+        (tmp_path / "other", "codebook_size is"),
         (imported("dqvae", tmp_path, "dq"), "expected a prior and"),
     ):
         with pytest.raises(InputError, match=message):

@@ -38,7 +38,7 @@ def test_greedy_codes_equal_the_official_ones(golden, name):
 def test_greedy_codes_are_the_argmax_of_the_uncached_forward(text):
     changes = {"classes": 0, "text_vocab": 7, "text_length": 4} if text else {}
     vocab = (16, 5, 9)
-    config = small_config(vocab=vocab, shared_cls_emb=False, **changes)
+    config = small_config(codebook_size=vocab, shared_cls_emb=False, **changes)
     model, books = strong(config.init(jax.random.key(0)), 10.0), make_codebooks(vocab, 8)
     labels = jnp.array([[1, 2, 3, 4], [6, 5, 0, 0]]) if text else jnp.array([1, 4])
     codes = generate(model, books, labels, KEY, GREEDY)

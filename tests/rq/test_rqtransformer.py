@@ -14,7 +14,7 @@ from tests.small_rq import make_codebooks, random_codes, small_config, strong, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab": (16, 8)}, "2 sizes in vocab for depth 3"),
+        ({"codebook_size": (16, 8)}, "codebook_size has 2 sizes for depth 3"),
         ({"body_heads": 5}, "body_heads=5 does not divide dim=32"),
         ({"text_vocab": 9, "text_length": 4}, "classes=5 and text_vocab=9"),
         ({"classes": 0, "text_vocab": 9, "text_length": 1}, "text_length is 1"),
@@ -34,7 +34,7 @@ def test_configs_that_make_no_model_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"codes": (32,)}, "vocab is .16, 16, 16., the tokenizer has .32, 32, 32."),
+        ({"codebook_size": (32,)}, "codebook_size is .16, 16, 16., the tokenizer has .32, 32, 32."),
         ({"depth": 4}, "depth is 3, the tokenizer has 4"),
         ({"code_shape": (2, 2)}, "code_shape is .4, 4., the tokenizer has .2, 2."),
         ({"embed_dim": 16}, "input_dim is 8, the tokenizer has 16"),
@@ -51,7 +51,7 @@ def test_a_tokenizer_of_other_codes_is_refused(changes, message):
 def test_codes_that_a_depth_does_not_have_get_no_probability(shared_cls_emb):
     vocab = (16, 5, 9)
     own = {"input_emb_vqvae": False, "head_emb_vqvae": False, "shared_tok_emb": False}
-    model = strong(small_config(vocab=vocab, shared_cls_emb=shared_cls_emb, **own).init(jax.random.key(0)))
+    model = strong(small_config(codebook_size=vocab, shared_cls_emb=shared_cls_emb, **own).init(jax.random.key(0)))
     codes, labels = random_codes(vocab), jnp.zeros(2, jnp.int32)
     probability = jax.nn.softmax(jax.jit(model.logits.__func__)(model, (), codes, labels)[0])
     for d, size in enumerate(vocab):
@@ -69,7 +69,7 @@ def test_codes_that_a_depth_does_not_have_get_no_probability(shared_cls_emb):
 def test_codebook_vectors_of_every_depth_are_used():
     """Separate codebooks of different sizes: the input is the sum of each depth's own vectors, its bias D times."""
     vocab = (16, 5, 9)
-    model = small_config(vocab=vocab).init(jax.random.key(0))
+    model = small_config(codebook_size=vocab).init(jax.random.key(0))
     books, codes = make_codebooks(vocab, 8), random_codes(vocab)[:, 0]
     layer = model.network.input_mlp
     layer.bias = layer.bias + 1.0
@@ -102,8 +102,8 @@ def test_labels_matter_only_to_a_conditional_model():
 
 @pytest.mark.parametrize("codes", [(16,), (16, 5, 9)])
 def test_the_chunked_soft_loss_equals_the_plain_one(codes):
-    tokenizer = tokenizer_config(codes=codes).init(jax.random.key(1))
-    config = small_config(code_shape=(4, 4), vocab=codes, loss_chunk=5)
+    tokenizer = tokenizer_config(codebook_size=codes).init(jax.random.key(1))
+    config = small_config(code_shape=(4, 4), codebook_size=codes, loss_chunk=5)
     model = strong(config.init(jax.random.key(0)))
     image = jax.random.uniform(jax.random.key(2), (2, 8, 8, 3), minval=-1, maxval=1)
     labels, key = jnp.array([0, 3]), jax.random.key(3)
@@ -114,7 +114,7 @@ def test_the_chunked_soft_loss_equals_the_plain_one(codes):
         _, outputs = model.outputs(network, tokenizer.codebooks, drawn, labels, drop)
         logp = jax.nn.log_softmax(network.classifier(outputs))
         losses = []
-        for d, size in enumerate(model.vocab):
+        for d, size in enumerate(model.sizes):
             book = tokenizer.codebooks[d if len(codes) > 1 else 0].embed
             distance = jnp.sum((residuals[..., d, None, :] - book) ** 2, -1).reshape(2, 16, size)
             losses.append(-jnp.sum(jax.nn.softmax(-distance / 0.5) * logp[:, :, d, :size], -1))
@@ -144,8 +144,8 @@ def largest_float(jaxpr) -> int:
 
 def test_neither_logits_nor_targets_are_ever_whole():
     """The largest array of the gradient of the loss has the size of one chunk, as the batch has many."""
-    config = small_config(code_shape=(4, 4), vocab=(4096,), dim=16, input_dim=8, loss_chunk=2)
-    tokenizer = jax.eval_shape(tokenizer_config(codes=(4096,)).init, jax.random.key(0))
+    config = small_config(code_shape=(4, 4), codebook_size=(4096,), dim=16, input_dim=8, loss_chunk=2)
+    tokenizer = jax.eval_shape(tokenizer_config(codebook_size=(4096,)).init, jax.random.key(0))
     model = jax.eval_shape(config.init, jax.random.key(0))
     image, labels = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.int32)
 

@@ -65,7 +65,7 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
     for step, expected in enumerate(adamw["loss_and_grad_norm"]):
         draws = [np.random.RandomState(100 + 10 * step + d) for d in range(model.depth)]
         shape = (case.meta["batch"], *model.code_shape)
-        codes = np.stack([draw.randint(0, size, shape) for draw, size in zip(draws, model.vocab, strict=True)], -1)
+        codes = np.stack([draw.randint(0, size, shape) for draw, size in zip(draws, model.sizes, strict=True)], -1)
         loss, grads = value_and_grad(network, jnp.asarray(codes, jnp.int32))
         np.testing.assert_allclose([loss, optax.global_norm(grads)], expected, rtol=1e-4)
         updates, state = chain.update(grads, state, network)

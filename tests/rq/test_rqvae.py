@@ -23,6 +23,7 @@ from rqjax.rq.vae import RQVAE, RQVAEConfig
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile.table import export_arrays
 from tests.conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
+from tests.small_rq import tokenizer_config
 
 CASES = ("rqvae_shared", "rqvae_separate_codebooks_folded")
 KEYS = pathlib.Path(__file__).parents[1] / "keys" / "rq"
@@ -206,25 +207,8 @@ def test_published_models_have_exactly_the_official_tensors(name, elements):
 
 
 def tiny(**changes) -> RQVAEConfig:
-    settings = {
-        "resolution": 8,
-        "ch": 32,
-        "ch_mult": (1, 1),
-        "num_res_blocks": 1,
-        "attn_resolutions": (),
-        "z_channels": 16,
-        "embed_dim": 8,
-        "codes": (32,),
-        "depth": 3,
-        "code_shape": (2, 2),
-        "decay": (0.9,),
-        "restart_threshold": 1.0,
-        "update_once_per_step": False,
-        "commitment_weight": 0.25,
-        "dtype": "float32",
-        "remat": False,
-    }
-    return RQVAEConfig(**(settings | changes))
+    sizes = {"z_channels": 16, "codebook_size": (32,), "code_shape": (2, 2), "decay": (0.9,)}
+    return tokenizer_config(**sizes | changes)
 
 
 def new(config: RQVAEConfig) -> RQVAE:
@@ -311,15 +295,15 @@ def test_training_lowers_the_error(image):
     ("changes", "message"),
     [
         ({"code_shape": (3, 4)}, r"code grid of \(3, 4\) does not divide the latent grid \(4, 4\)"),
-        ({"codes": (32, 16)}, "2 sizes in codes for depth 3"),
+        ({"codebook_size": (32, 16)}, "codebook_size has 2 sizes for depth 3"),
         ({"decay": (0.9, 0.8)}, "2 decays for 1 codebooks"),
         ({"decay": (1.0,)}, "decay"),
         ({"resolution": 15}, "15 cannot be halved 1 times"),
         ({"attn_resolutions": (7,)}, "attn_resolutions"),
         ({"dtype": "float16"}, "float16"),
-        ({"codes": (0,)}, "codes"),
+        ({"codebook_size": (0,)}, "codebook_size"),
         ({"ch_mult": ()}, "ch_mult"),
-        ({"depth": 0, "codes": (8,)}, "depth is 0"),
+        ({"depth": 0, "codebook_size": (8,)}, "depth is 0"),
         ({"restart_threshold": -1.0}, "restart_threshold"),
     ],
 )

@@ -79,42 +79,19 @@ class ToyConfig:
 
 
 def rqvae_config(**changes) -> RQVAEConfig:
-    sizes = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "codes": (32,), "depth": 2, "code_shape": (8, 8)}
+    sizes = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "codebook_size": (32,), "depth": 2, "code_shape": (8, 8)}
     return tokenizer_config(**sizes | {"decay": (0.9,)} | changes)
 
 
 def config(**changes) -> AutoencodeConfig:
-    optimizer = OptimizerConfig(
-        name="adam",
-        learning_rate=2e-3,
-        b1=0.5,
-        b2=0.9,
-        weight_decay=0.0,
-        clip_norm=0.0,
-        warmup_steps=0,
-        schedule="constant",
-        min_learning_rate=0.0,
-    )
+    optimizer = OptimizerConfig(learning_rate=2e-3)
     base = AutoencodeConfig(
         model=ToyConfig(),
-        reconstruction="mse",
         perceptual_weight=0.0,
-        vgg16_path="",
-        vgg16_verify=True,
-        lpips_dtype="float32",
-        gan="hinge",
-        disc_weight=0.75,
-        disc_weight_max=0.0,
-        disc_loss_weight=0.75,
-        disc_start=0,
-        adaptive=True,
         disc_ndf=4,
-        disc_num_layers=2,
         disc_groups=1,
         optimizer=optimizer,
         discriminator_optimizer=dataclasses.replace(optimizer),
-        ema_decay=0.0,
-        codebook_updates_per_step=1,
     )
     return dataclasses.replace(base, **changes)
 

@@ -1,0 +1,37 @@
+"""Checks of configurations: each raises InputError in one line that says the field, its value and the remedy."""
+
+from collections.abc import Collection
+
+from rqjax.errors import InputError
+
+Value = int | float | tuple[int | float, ...]
+
+
+def at_least(least: int | float, **fields: Value) -> None:
+    """Refuses a field, or an element of one, below `least`; an empty tuple is refused too."""
+    for name, value in fields.items():
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(x >= least for x in values):
+            kind = "whole numbers of at least" if isinstance(least, int) and least else "at least"
+            raise InputError(f"{name} is {value}: expected {kind} {least}")
+
+
+def one_of(choices: Collection[str | int], **fields: str | int) -> None:
+    """Refuses a field that is none of `choices`."""
+    for name, value in fields.items():
+        if value not in choices:
+            raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, choices))}")
+
+
+def rates(**fields: float) -> None:
+    """Refuses a field outside [0, 1)."""
+    for name, value in fields.items():
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}: expected a rate in [0, 1)")
+
+
+def divides(whole: int, of: str, **fields: int) -> None:
+    """Refuses a field that does not divide `whole`, the value of the field `of`."""
+    for name, value in fields.items():
+        if whole % value:
+            raise InputError(f"{name}={value} does not divide {of}={whole}: choose a divisor")

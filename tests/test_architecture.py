@@ -4,23 +4,29 @@ import ast
 import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
+SPINE = {"errors", "checks", "mesh", "interface"}
+MODELS = SPINE | {"nets", "quantize"}
+STAGES = MODELS | {"data", "optim"}
+RUN = STAGES | {"stages", "rq", "dq", "store", "torchfile"}
 ALLOWED = {
     "errors": set(),
     "quantize": set(),
     "cost": set(),
+    "checks": {"errors"},
     "mesh": {"errors"},
     "optim": {"mesh", "errors"},
     "data": {"mesh", "errors"},
     "store": {"mesh", "errors"},
     "nets": {"mesh", "errors"},
-    "rq": {"nets", "quantize", "mesh", "errors"},
-    "dq": {"nets", "quantize", "mesh", "errors", "rq"},
+    "interface": {"nets", "quantize"},
     "torchfile": {"nets", "store", "errors"},
-    "stages": {"rq", "nets", "quantize", "data", "optim", "mesh", "errors", "store", "torchfile"},
-    "run": {"stages", "rq", "dq", "nets", "quantize", "data", "store", "torchfile", "optim", "mesh", "errors"},
+    "rq": MODELS,
+    "dq": MODELS | {"rq"},
+    "stages": STAGES | {"rq", "store", "torchfile"},
+    "run": RUN,
+    "official": RUN | {"run"},
+    "programs": RUN | {"run", "official", "cost"},
 }
-ALLOWED["official"] = ALLOWED["run"] | {"run"}
-ALLOWED["programs"] = ALLOWED["official"] | {"official", "cost"}
 """The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "report", "sample", "train"}}
 """The one program made of programs."""

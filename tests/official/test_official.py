@@ -10,7 +10,7 @@ from tests.official_files import DOCUMENTS, RQTRANSFORMER, RQVAE
 def test_official_defaults_are_filled_in():
     document = copy.deepcopy(RQVAE)
     del document["arch"]["hparams"]["restart_unused_codes"]
-    assert official.read(document).model.restart_threshold == 0  # the loader's default, not the class's
+    assert official.read(document).model.quantizer.restart_threshold == 0  # the loader's default, not the class's
     document = copy.deepcopy(RQTRANSFORMER)
     document["loss"] = {}
     model = official.read(document).model

@@ -1,0 +1,209 @@
+"""The contracts of the house: everything that one room may ask of another's objects stands here and nowhere else.
+
+A run trains a `Stage`. The stage of a `Tokenizer` is stages.autoencode, that of a `Prior` stages.predict. A tokenizer
+quantizes with a `Quantizer`, a prior is led by a `Condition`. Configurations make models: `config.check()` first, then
+`config.init(key)`, which is pure, so that it can be jitted and evaluated for shapes. Models are pytrees: a network,
+which gradients reach, a quantizer where there is one, and their configuration, which is static.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+
+from rqjax.nets.sampling import Draw
+from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
+
+__all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Quantized", "Quantizer", "SoftQuantizer", "Stage"]
+__all__ += ["PriorConfig", "StageConfig", "State", "Tokenizer", "TokenizerConfig"]
+
+Batch = Mapping[str, Array]
+"""Arrays by name, one row for each image: `image` uint8 [b h w 3]; `label` int32 [b] and `text` int32 [b length] where
+the data has them."""
+Metrics = dict[str, Float[Array, ""]]
+Codes = PyTree[Int[Array, "b ..."]]
+"""The codes of images: [b h w depth] for residual, quantize.dynamic.Codes for dynamic quantization."""
+
+
+class Condition(Protocol):
+    """The ids in front of an image's codes: none, a class, or a text. Hashable, so that it can be static."""
+
+    @property
+    def field(self) -> str | None:
+        """The field of a batch that holds it; None if nothing is read."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Tokens in front of the codes, at least 1."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The number of ids, and so of embeddings."""
+        ...
+
+    def ids(self, values: Int[Array, "b"] | Int[Array, "b length"]) -> Int[Array, "b length"]:
+        """The ids for the values of a batch (classes or texts; ignored but for their number if there is no field)."""
+        ...
+
+    def null(self, count: int) -> Int[Array, "b length"]:
+        """The ids of `count` images that are conditioned on nothing, for guidance."""
+        ...
+
+    def check(self, values: Array) -> None:
+        """Raises InputError for values of another shape, or out of range."""
+        ...
+
+
+class Forward(Protocol):
+    """One forward pass of a tokenizer in training."""
+
+    reconstruction: Float[Array, "b height width 3"]
+    features: Float[Array, "b height width c"]  # the input of the tokenizer's `last_layer`
+    loss: Float[Array, ""]  # the model's own, weighted
+    quantizer: Quantizer  # after this step
+    metrics: Metrics
+
+
+class Tokenizer(Protocol):
+    """Images [b height width 3] in [-1, 1] to codes and back."""
+
+    @property
+    def trained(self) -> PyTree[Array]:
+        """Everything that gradients reach: the network, and parameters of the quantizer if it has any."""
+        ...
+
+    def with_trained(self, trained: PyTree[Array]) -> Self:
+        """This model with other trained parts."""
+        ...
+
+    def with_quantizer(self, quantizer: Quantizer) -> Self:
+        """This model with the quantizer after a step; parts of it that gradients train stay this model's."""
+        ...
+
+    @property
+    def last_layer(self) -> nnx.Conv:
+        """The layer that makes the reconstruction from `Forward.features`."""
+        ...
+
+    def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward: ...
+
+    def encode(self, image: Float[Array, "b height width 3"]) -> Codes: ...
+
+    def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
+        """The images of codes, not clamped."""
+        ...
+
+    def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]: ...
+
+    def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "steps b height width 3"]:
+        """The images from the first 1, 2, ... codes of every position; one step if codes have no order."""
+        ...
+
+
+class Prior(Protocol):
+    """A distribution over the codes of a tokenizer."""
+
+    network: nnx.Module
+
+    @property
+    def condition(self) -> Condition: ...
+
+    def loss(self, tokenizer: Any, batch: Batch, key: Key[Array, ""], train: bool) -> tuple[Float[Array, ""], Metrics]:
+        """The loss of a batch's images for a frozen tokenizer, and metrics; dropout if `train`."""
+        ...
+
+    def generate(
+        self, tokenizer: Any, labels: Int[Array, "b ..."], key: Key[Array, ""], draws: Draw | Sequence[Draw]
+    ) -> Codes:
+        """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`."""
+        ...
+
+
+class TokenizerConfig(Protocol):
+    """The description of a tokenizer."""
+
+    resolution: int
+
+    def check(self) -> None: ...
+
+    def init(self, key: Key[Array, ""]) -> Tokenizer: ...
+
+
+class PriorConfig(Protocol):
+    """The description of a prior."""
+
+    @property
+    def condition(self) -> Condition: ...
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the parts that draw with settings of their own: the depths, or contents and positions."""
+        ...
+
+    def check(self) -> None: ...
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises InputError if this prior cannot model the codes of a tokenizer of that configuration."""
+        ...
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay acts on the parameter of that name."""
+        ...
+
+    def init(self, key: Key[Array, ""]) -> Prior: ...
+
+
+class State(Protocol):
+    """The parts of a stage's state that programs read; the others are the states of its optimizers."""
+
+    step: Int[Array, ""]  # finished steps
+    model: Any
+    ema: Any  # the model with averaged weights; None if it is off
+
+
+class Stage(Protocol):
+    """One kind of training, as pure functions. What is frozen is an argument of the step, never a constant inside."""
+
+    def init(self, key: Key[Array, ""]) -> Any:
+        """A new state; pure."""
+        ...
+
+    def frozen_shapes(self) -> PyTree:
+        """The shapes of everything that the step reads and never trains; None if there is nothing."""
+        ...
+
+    def train_step(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Metrics]:
+        """The state after a step with a key of its own, and scalars. Losses and norms of gradients are among them: a
+        step with one that is not finite is skipped."""
+        ...
+
+    def preview(
+        self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]
+    ) -> dict[str, UInt8[Array, "n h w 3"]]:
+        """Pictures by name."""
+        ...
+
+
+class StageConfig(Protocol):
+    """The description of a stage."""
+
+    model: Any
+
+    @property
+    def microbatches(self) -> int:
+        """Into how many parts a step splits its batch."""
+        ...
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of a batch that the step reads."""
+        ...
+
+    def check(self) -> None: ...
+
+    def build(self, steps: int) -> Stage:
+        """The stage of a run of `steps` steps."""
+        ...

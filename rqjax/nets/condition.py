@@ -1,0 +1,104 @@
+"""Conditions of priors, for RQ and DQ alike: nothing, a class or a text in front of an image's codes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from rqjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class NoCondition:
+    """A single start token, the same for every image."""
+
+    field = None
+    length = 1
+    size = 1
+
+    def ids(self, values: Int[Array, "b ..."]) -> Int[Array, "b 1"]:
+        """Zeros, one for each row of `values`."""
+        return jnp.zeros((values.shape[0], 1), jnp.int32)
+
+    def null(self, count: int) -> Int[Array, "b 1"]:
+        """The same as for every image."""
+        return jnp.zeros((count, 1), jnp.int32)
+
+    def check(self, values: Int[Array, "b ..."]) -> None:
+        """Raises InputError unless there is one value for each image; which one does not matter."""
+        if values.ndim != 1:
+            raise InputError(f"labels have shape {tuple(values.shape)}: an unconditional model expects ('b',)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassCondition:
+    """One of `classes`; with `droppable`, one more id stands for no class."""
+
+    classes: int
+    droppable: bool = False
+    field = "label"
+    length = 1
+
+    @property
+    def size(self) -> int:
+        return self.classes + self.droppable
+
+    def ids(self, values: Int[Array, "b"]) -> Int[Array, "b 1"]:
+        """The classes."""
+        return values.astype(jnp.int32)[:, None]
+
+    def null(self, count: int) -> Int[Array, "b 1"]:
+        """The id behind the last class. Raises InputError for a model that was trained without."""
+        if not self.droppable:
+            raise InputError("this prior was trained with its class at all times: it has no id for none")
+        return jnp.full((count, 1), self.classes, jnp.int32)
+
+    def check(self, values: Int[Array, "b ..."]) -> None:
+        """Raises InputError for labels of another shape, or that are no class."""
+        if values.ndim != 1:
+            raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b',), one class an image")
+        check_range("label", values, self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextCondition:
+    """A text of `length` tokens out of `size`, padded with 0."""
+
+    size: int
+    length: int
+    field = "text"
+
+    def ids(self, values: Int[Array, "b length"]) -> Int[Array, "b length"]:
+        """The tokens."""
+        return values.astype(jnp.int32)
+
+    def null(self, count: int) -> Int[Array, "b length"]:
+        """An empty text: nothing but padding."""
+        return jnp.zeros((count, self.length), jnp.int32)
+
+    def check(self, values: Int[Array, "b ..."]) -> None:
+        """Raises InputError for texts of another length, or with tokens out of range."""
+        if values.ndim != 2 or values.shape[1] != self.length:
+            raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b', {self.length}), texts")
+        check_range("label", values, self.size)
+
+
+def condition(classes: int, text_size: int = 0, text_length: int = 0) -> NoCondition | ClassCondition | TextCondition:
+    """The condition of a configuration: a text if there is one, else a class, else nothing."""
+    if text_size:
+        return TextCondition(text_size, text_length)
+    return ClassCondition(classes) if classes else NoCondition()
+
+
+def check_range(name: str, values: Array | np.ndarray, size: int) -> None:
+    """Raises InputError for a value outside [0, size). Values inside jit, or spread over hosts, are not looked at."""
+    if isinstance(values, jax.core.Tracer) or not values.size:
+        return
+    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+        return
+    values = np.asarray(values)
+    outside = values[(values < 0) | (values >= size)]
+    if outside.size:
+        raise InputError(f"{name} {outside[0]} is out of range: this model has {size}, from 0 to {size - 1}")

@@ -13,14 +13,12 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from rqjax.quantize.codebook import init_codebook
+from rqjax.quantize import QuantizerConfig
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 
 
 def make_config(layers: int) -> RQTransformerConfig:
     return RQTransformerConfig(
-        code_shape=(8, 8),
-        depth=4,
         codebook_size=(256,),
         dim=64,
         input_dim=32,
@@ -29,25 +27,10 @@ def make_config(layers: int) -> RQTransformerConfig:
         body_heads=4,
         head_heads=4,
         classes=10,
-        text_vocab=0,
-        text_length=0,
-        input_emb_vqvae=True,
-        head_emb_vqvae=True,
-        cumsum_depth_ctx=True,
-        shared_tok_emb=True,
-        shared_cls_emb=True,
-        embedding_dropout=0.0,
-        dropout=0.1,
-        attention_dropout=0.0,
-        sigmoid_gelu=False,
         dtype="float32",
-        remat=True,
         target="hard",
-        temperature=0.5,
         stochastic=False,
         loss_chunk=16,
-        image_loss_weight=1.0,
-        text_loss_weight=0.0,
     )
 
 
@@ -57,13 +40,13 @@ def measure(layers: int) -> tuple[float, float, int]:
     codes = jax.ShapeDtypeStruct((4, 8, 8, 4), jnp.int32)
     labels = jax.ShapeDtypeStruct((4,), jnp.int32)
     model = jax.eval_shape(config.init, jax.random.key(0))
-    books = jax.eval_shape(lambda key: (init_codebook(key, 256, 32),), jax.random.key(0))
+    quantizer = jax.eval_shape(lambda key: QuantizerConfig(codebook_size=(256,)).init(key, 32), jax.random.key(0))
 
-    def loss(model: RQTransformer, books, codes, labels, key):
-        return model.loss_from_codes(model.network, books, codes, labels, key=key)[0]
+    def loss(model: RQTransformer, quantizer, codes, labels, key):
+        return model.loss_from_codes(quantizer, codes, labels, key=key)[0]
 
     start = time.perf_counter()
-    lowered = jax.jit(jax.value_and_grad(loss)).lower(model, books, codes, labels, jax.random.key(0))
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(model, quantizer, codes, labels, jax.random.key(0))
     middle = time.perf_counter()
     lowered.compile()
     return middle - start, time.perf_counter() - middle, len(lowered.as_text())

@@ -1,4 +1,4 @@
-"""What a token costs when a DQ-Transformer samples, by the number of tokens that came before it.
+"""The time of a token when a DQ-Transformer samples, by the number of tokens that came before it.
 
     python benchmarks/sampling_time.py [TOKENS ...]
 
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from rqjax.dq.sample import DQSamplingOptions, generate_tokens
 from rqjax.dq.transformer import DQTransformerConfig
+from rqjax.nets.sampling import Draw
 
 BATCH = 8
 
@@ -48,11 +48,11 @@ def make_config() -> DQTransformerConfig:
 
 def main() -> None:
     model = make_config().init(jax.random.key(0))
-    labels, options = jnp.arange(BATCH), DQSamplingOptions()
+    labels = jnp.arange(BATCH)
 
     def run(limit: int, key: int) -> int:
-        tokens, _ = generate_tokens(model, labels, jax.random.key(key), options, limit=limit)
-        return int(jnp.max(tokens.length))
+        rows, _ = model.generate_rows(labels, jax.random.key(key), Draw(), limit=limit)
+        return int(jnp.max(jnp.sum(rows.filled, axis=1)))
 
     run(2, 0)  # compiles: the limit is an argument of the one program
     table = Table("tokens", "seconds", "milliseconds per token", title=f"{BATCH} images at once")

@@ -52,7 +52,7 @@ START, END = "<!-- table: benchmarks/tpu_table.py -->", "<!-- end of table -->"
 
 
 def plan(step: str, topology: str, folder: pathlib.Path) -> dict[str, Any]:
-    """What the compiler says of `step` on `topology`, or said before; {"error": why} if there is no such step.
+    """The compiler's figures for `step` on `topology`, kept ones if there are any; {"error": why} without such a step.
 
     Ends the program, and keeps nothing, if the compiler was cut short: that is not an answer.
     """

@@ -7,7 +7,8 @@ paper quotes an FID of 4.91 on FFHQ; whether this recipe gives it was not verifi
 """
 
 from rqjax.errors import InputError
-from rqjax.run.config import Config, load_file
+from rqjax.run.config import Config, load_file, tokenizer_of
+from rqjax.stages.predict import PredictConfig
 
 EPOCH = 250  # steps: 60,000 images in batches of 240
 
@@ -16,7 +17,8 @@ def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
     config = load_file("imagenet_dqtransformer", "uncond")
-    config.stage.tokenizer = load_file("ffhq_dqvae").stage.model
+    assert isinstance(config.stage, PredictConfig)
+    config.stage.tokenizer = tokenizer_of("ffhq_dqvae")
     config.data.crop = "random_resized"
     config.steps, config.save_every = 100 * EPOCH, EPOCH
     return config

@@ -6,8 +6,10 @@ those of its ImageNet files. 60,000 training images: 12,500 steps. No published 
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
+from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.run.config import Config, load_file
+from rqjax.stages.autoencode import AutoencodeConfig
 
 MEDIAN_ENTROPY = 1.545932412147522  # of 16x16 patches of FFHQ, by the release's table
 EPOCH = 250  # steps: 60,000 images in batches of 240
@@ -17,8 +19,11 @@ def get_config(variant: str = "") -> Config:
     if variant:
         raise InputError(f"variant {variant!r}: this file has none")
     config = load_file("imagenet_dqvae", "dual_entropy")
-    config.stage.model.routing.thresholds = (MEDIAN_ENTROPY,)
-    config.stage.optimizer.warmup_steps = config.stage.discriminator_optimizer.warmup_steps = EPOCH // 10
+    stage = config.stage
+    assert isinstance(stage, AutoencodeConfig)
+    assert isinstance(stage.model, DQVAEConfig)
+    stage.model.routing.thresholds = (MEDIAN_ENTROPY,)
+    stage.optimizer.warmup_steps = stage.discriminator_optimizer.warmup_steps = EPOCH // 10
     config.data.crop = "random_resized"
     config.steps, config.save_every = 50 * EPOCH, EPOCH
     return config

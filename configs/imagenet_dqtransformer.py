@@ -11,7 +11,7 @@ from rqjax.data import DataConfig
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.errors import InputError
 from rqjax.optim import OptimizerConfig
-from rqjax.run.config import Config, load_file
+from rqjax.run.config import Config, tokenizer_of
 from rqjax.stages.predict import PredictConfig
 
 CLASSES = {"uncond": 0, "class": 1000}
@@ -25,7 +25,7 @@ def get_config(variant: str = "class") -> Config:
     return Config(
         stage=PredictConfig(
             model=DQTransformerConfig(classes=CLASSES[variant]),
-            tokenizer=load_file("imagenet_dqvae", "dual_entropy").stage.model,
+            tokenizer=tokenizer_of("imagenet_dqvae", "dual_entropy"),
             optimizer=optimizer,
         ),
         data=DataConfig(name="folder", resize=256, size=256, batch=240, crop="random", flip=True, threads=16),

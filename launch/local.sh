@@ -90,11 +90,11 @@ case $1 in
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .
     .venv/bin/pyrefly check
-    exec .venv/bin/python -m pytest -q -n 2 "$@"
+    exec .venv/bin/python -m pytest -q -n 2 --dist loadscope "$@"  # a file's fixtures are made once, for all its tests
     ;;
   pod-test)
     shift
-    exec .venv/bin/python -m pytest -q -m slow -n 2 --dist loadscope "$@"  # a file's runs are made once, for all its tests
+    exec .venv/bin/python -m pytest -q -m slow -n 2 --dist loadscope "$@"
     ;;
   *) exec .venv/bin/rqjax "$@" ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What launch/tpu.sh has every worker of a TPU slice do, in ~/rqjax: install | sweep | start WORDS OF RQJAX.
+# The half of launch/tpu.sh that every worker of a TPU slice runs, in ~/rqjax: install | sweep | start WORDS OF RQJAX.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -65,7 +65,7 @@ def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
 
 
 def _cause(broken: object) -> str:
-    """What went wrong while a configuration file was read."""
+    """The error of a configuration file that could not be read, as one line."""
     try:
         broken.steps  # noqa: B018  # pyrefly: ignore  (any attribute raises the stored error)
     except Exception as error:  # the configuration file is the user's code: it may raise anything
@@ -74,7 +74,7 @@ def _cause(broken: object) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """What a message of several lines begins with and comes down to."""
+    """The first and the last line of a message."""
     lines = [line.strip(" '\"") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
 
@@ -89,10 +89,13 @@ def _quieten() -> None:
     hosts.quieten_libtpu()
 
 
-def _report_unraisable(found: Any) -> None:
-    """But for tensorstore's writes that end after orbax has given a save up and closed its event loop."""
-    if str(found.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(found)
+def _report_unraisable(error: Any) -> None:
+    """Prints an error that nothing could catch, unless a failed save is its cause.
+
+    tensorstore ends writes after orbax has closed its event loop.
+    """
+    if str(error.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(error)
 
 
 def _refuse(message: str, status: int = 2) -> NoReturn:

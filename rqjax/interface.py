@@ -6,18 +6,22 @@ quantizes with a `Quantizer`, a prior is led by a `Condition`. Configurations ma
 which gradients reach, a quantizer where there is one, and their configuration, which is static.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax.nets.sampling import Draw
+from rqjax.quantize.pytree import pytree
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 
 __all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Quantized", "Quantizer", "SoftQuantizer", "Stage"]
 __all__ += ["PriorConfig", "StageConfig", "State", "Tokenizer", "TokenizerConfig"]
 
+M = TypeVar("M")
 Batch = Mapping[str, Array]
 """Arrays by name, one row for each image: `image` uint8 [b h w 3]; `label` int32 [b] and `text` int32 [b length] where
 the data has them."""
@@ -26,6 +30,7 @@ Codes = PyTree[Int[Array, "b ..."]]
 """The codes of images: [b h w depth] for residual, quantize.dynamic.Codes for dynamic quantization."""
 
 
+@runtime_checkable
 class Condition(Protocol):
     """The ids in front of an image's codes: none, a class, or a text. Hashable, so that it can be static."""
 
@@ -52,34 +57,42 @@ class Condition(Protocol):
         """The ids of `count` images that are conditioned on nothing, for guidance."""
         ...
 
-    def check(self, values: Array) -> None:
+    def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for values of another shape, or out of range."""
         ...
 
 
-class Forward(Protocol):
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Forward:
     """One forward pass of a tokenizer in training."""
 
     reconstruction: Float[Array, "b height width 3"]
     features: Float[Array, "b height width c"]  # the input of the tokenizer's `last_layer`
     loss: Float[Array, ""]  # the model's own, weighted
-    quantizer: Quantizer  # after this step
+    quantizer: PyTree[Array]  # the tokenizer's, after this step
     metrics: Metrics
 
 
-class Tokenizer(Protocol):
-    """Images [b height width 3] in [-1, 1] to codes and back."""
+@runtime_checkable
+class Model(Protocol):
+    """A pytree with arrays that gradients train."""
 
     @property
     def trained(self) -> PyTree[Array]:
         """Everything that gradients reach: the network, and parameters of the quantizer if it has any."""
         ...
 
-    def with_trained(self, trained: PyTree[Array]) -> Self:
+    def with_trained(self: M, trained: PyTree[Array]) -> M:
         """This model with other trained parts."""
         ...
 
-    def with_quantizer(self, quantizer: Quantizer) -> Self:
+
+@runtime_checkable
+class Tokenizer(Model, Protocol):
+    """Images [b height width 3] in [-1, 1] to codes and back."""
+
+    def with_quantizer(self: M, quantizer: Any) -> M:
         """This model with the quantizer after a step; parts of it that gradients train stay this model's."""
         ...
 
@@ -103,10 +116,9 @@ class Tokenizer(Protocol):
         ...
 
 
-class Prior(Protocol):
+@runtime_checkable
+class Prior(Model, Protocol):
     """A distribution over the codes of a tokenizer."""
-
-    network: nnx.Module
 
     @property
     def condition(self) -> Condition: ...
@@ -122,18 +134,23 @@ class Prior(Protocol):
         ...
 
 
+@runtime_checkable
 class TokenizerConfig(Protocol):
     """The description of a tokenizer."""
 
     resolution: int
+    remat: bool  # activations are computed again in the backward pass
 
     def check(self) -> None: ...
 
     def init(self, key: Key[Array, ""]) -> Tokenizer: ...
 
 
+@runtime_checkable
 class PriorConfig(Protocol):
     """The description of a prior."""
+
+    remat: bool  # activations are computed again in the backward pass
 
     @property
     def condition(self) -> Condition: ...
@@ -156,14 +173,25 @@ class PriorConfig(Protocol):
     def init(self, key: Key[Array, ""]) -> Prior: ...
 
 
+@runtime_checkable
 class State(Protocol):
     """The parts of a stage's state that programs read; the others are the states of its optimizers."""
 
-    step: Int[Array, ""]  # finished steps
-    model: Any
-    ema: Any  # the model with averaged weights; None if it is off
+    @property
+    def step(self) -> Int[Array, ""]:
+        """Finished steps."""
+        ...
+
+    @property
+    def model(self) -> Any: ...
+
+    @property
+    def ema(self) -> Any:
+        """The model with averaged weights; None if it is off."""
+        ...
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One kind of training, as pure functions. What is frozen is an argument of the step, never a constant inside."""
 
@@ -187,6 +215,7 @@ class Stage(Protocol):
         ...
 
 
+@runtime_checkable
 class StageConfig(Protocol):
     """The description of a stage."""
 

@@ -8,16 +8,18 @@ gradients cross the network between them.
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import KeyPath
+from jaxtyping import PyTree
 
 from rqjax.errors import InputError
 
+Shaped = jax.Array | jax.ShapeDtypeStruct
 AXES = ("replica", "data", "model")
 
 TENSOR_PARALLEL = (
@@ -31,7 +33,7 @@ TENSOR_PARALLEL = (
 """Which dimension of a transformer's arrays the model axis splits: attention heads, the MLP's features, the
 vocabulary. The same names occur below the optimizer's moments and the averaged weights."""
 
-CODEBOOK = r"codebooks?(/\d+)?/(embed|count|total)$"
+CODEBOOK = r"(codebooks?(/\d+)?|quantizer(/codebooks/\d+)?)/(embed|count|total)$"
 LAYERS = r"blocks/"
 """Arrays of a stack: their first axis is the layer, which a scan walks along and nothing may split."""
 
@@ -71,7 +73,7 @@ def _sizes(shape: str) -> tuple[int, int, int]:
     return replicas, data, model
 
 
-def auto_shape(devices: Sequence[jax.Device], rows: int, state: Any) -> str:
+def auto_shape(devices: Sequence[jax.Device], rows: int, state: PyTree) -> str:
     """The mesh for `rows` images that are computed together and for a state of these shapes.
 
     All devices of a slice along data, as long as each has a row and the gathered weights of one layer stay below 1 GiB;
@@ -90,11 +92,11 @@ def auto_shape(devices: Sequence[jax.Device], rows: int, state: Any) -> str:
     )
 
 
-def _dimension(state: Any, pattern: str, axis: int) -> set[int]:
+def _dimension(state: PyTree, pattern: str, axis: int) -> set[int]:
     return {x.shape[axis] for name, x in _named(state) if re.search(pattern, name)}
 
 
-def _largest_layer(state: Any) -> int:
+def _largest_layer(state: PyTree) -> int:
     """Bytes of the weights of the largest layer of any stack, as they are stored."""
     sizes = {}
     for name, x in _named(state):
@@ -104,17 +106,17 @@ def _largest_layer(state: Any) -> int:
     return max(sizes.values(), default=0)
 
 
-def _named(state: Any) -> list[tuple[str, Any]]:
+def _named(state: PyTree) -> list[tuple[str, Shaped]]:
     return [(name_of(path), x) for path, x in jax.tree_util.tree_leaves_with_path(state)]
 
 
-def name_of(path: tuple[Any, ...]) -> str:
+def name_of(path: KeyPath) -> str:
     """A leaf's name, as in `network/encoder/conv_in/kernel`: its path without the boxes flax puts around arrays."""
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     return name.removesuffix("/value")
 
 
-def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size: int = MIN_SIZE) -> Any:
+def shard_state(state: PyTree, mesh: Mesh, split_codebooks: bool = False, min_size: int = MIN_SIZE) -> PyTree:
     """A NamedSharding for every leaf of `state`.
 
     The model axis splits what TENSOR_PARALLEL names; the data axis the largest other dimension that it divides (FSDP),
@@ -125,7 +127,7 @@ def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size:
 
     data = mesh.shape["data"]
 
-    def place(path: tuple[Any, ...], x: Any) -> NamedSharding:
+    def place(path: KeyPath, x: Shaped) -> NamedSharding:
         name = name_of(path)
         axes: list[str | None] = [None] * x.ndim
         large = data > 1 and x.size >= min_size
@@ -142,7 +144,7 @@ def shard_state(state: Any, mesh: Mesh, split_codebooks: bool = False, min_size:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
-def _tensor_axis(name: str, x: Any, n: int) -> int | None:
+def _tensor_axis(name: str, x: Shaped, n: int) -> int | None:
     axis = next((axis for pattern, axis in TENSOR_PARALLEL if re.search(pattern, name)), None)
     if axis is None or n == 1:
         return None
@@ -153,7 +155,7 @@ def _tensor_axis(name: str, x: Any, n: int) -> int | None:
     return None  # a vocabulary with odd special codes stays whole
 
 
-def _fsdp_axis(name: str, x: Any, n: int, axes: Sequence[str | None]) -> int | None:
+def _fsdp_axis(name: str, x: Shaped, n: int, axes: Sequence[str | None]) -> int | None:
     first = 1 if LAYERS in name else 0
     free = [i for i in np.argsort(x.shape)[::-1] if i >= first and axes[i] is None and x.shape[i] % n == 0]
     return int(free[0]) if free else None
@@ -164,12 +166,12 @@ def rows(mesh: Mesh) -> P:
     return P(_row_axes(mesh.axis_names))
 
 
-def shards(mesh: Any) -> int:
+def shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a mesh, or the one in force, splits a batch; 1 for none."""
     return math.prod(mesh.shape.get(axis, 1) for axis in ("replica", "data"))
 
 
-def _row_axes(names: Sequence[str]) -> Any:
+def _row_axes(names: Sequence[str]) -> str | tuple[str, str]:
     return ("replica", "data") if "replica" in names else "data"
 
 
@@ -185,7 +187,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*(by_rows if axis == "data" else axis for axis in axes)))
 
 
-def with_sharding(abstract: Any, sharding: Any) -> Any:
+def with_sharding(abstract: PyTree, sharding: PyTree) -> PyTree:
     """Shapes and dtypes that also say where they live: what orbax and ahead-of-time compilation ask for.
 
     `sharding` is one for each leaf, or one for all leaves of a subtree.

@@ -2,16 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike, Float, Shaped
+from jax.tree_util import KeyPath
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from rqjax.errors import InputError
 from rqjax.mesh import name_of
 
+T = TypeVar("T")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "clipped_cosine")
 
@@ -68,7 +70,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def warmup_then(decay: str, peak: float, minimum: float, warmup: int | float, steps: int) -> optax.Schedule:
     """A linear warm-up from zero over `warmup` updates (a fraction of one counts too), then one of SCHEDULES."""
 
-    def rate(count: Shaped[ArrayLike, ""]) -> Float[jax.Array, ""]:
+    def rate(count: Shaped[ArrayLike, ""]) -> Float[Array, ""]:
         t = jnp.asarray(count, jnp.float32)
         part = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
         fall = (1 + jnp.cos(jnp.pi * part)) / 2
@@ -83,9 +85,23 @@ def warmup_then(decay: str, peak: float, minimum: float, warmup: int | float, st
     return rate
 
 
-def make(
-    config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] | None = None
-) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optax optimizer of any pytree, modules among them."""
+
+    transformation: optax.GradientTransformation
+
+    def init(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The state before the first update."""
+        return self.transformation.init(params)  # pyrefly: ignore[bad-argument-type]  (optax's type knows no modules)
+
+    def update(self, grads: T, state: PyTree[Array], params: T) -> tuple[T, PyTree[Array]]:
+        """The parameters and the state after one update."""
+        change, state = self.transformation.update(grads, state, params)  # pyrefly: ignore[bad-argument-type]
+        return optax.apply_updates(params, change), state  # pyrefly: ignore
+
+
+def make(config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] | None = None) -> Optimizer:
     """The optimizer of a run of `steps` updates: clip, Adam, decoupled weight decay (as AdamW), learning rate.
 
     `decay_mask` says by a parameter's name (`network/blocks/mlp/up/kernel`) whether it decays; None decays all.
@@ -95,14 +111,14 @@ def make(
     parts += [optax.scale_by_adam(config.b1, config.b2, eps=1e-8)]
     if config.weight_decay:
         parts += [_decay_weights(config.weight_decay, decay_mask or (lambda name: True))]
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+    return Optimizer(optax.chain(*parts, optax.scale_by_learning_rate(rate)))
 
 
 def _decay_weights(weight_decay: float, mask: Callable[[str], bool]) -> optax.GradientTransformation:
     """Adds weight_decay x weight where the name says so; optax.masked would put placeholders inside the modules."""
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        def decay(path: tuple[Any, ...], u: jax.Array, p: jax.Array) -> jax.Array:
+    def update(updates: PyTree[Array], state: optax.OptState, params: PyTree[Array] = None) -> Any:
+        def decay(path: KeyPath, u: jax.Array, p: jax.Array) -> jax.Array:
             return u + weight_decay * p if mask(name_of(path)) else u
 
         return jax.tree_util.tree_map_with_path(decay, updates, params), state
@@ -110,7 +126,7 @@ def _decay_weights(weight_decay: float, mask: Callable[[str], bool]) -> optax.Gr
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def ema_update(ema: Any, model: Any, step: Shaped[ArrayLike, ""], decay: float) -> Any:
+def ema_update(ema: T, model: T, step: Shaped[ArrayLike, ""], decay: float) -> T:
     """The moving average of `model` after one more update, `step` of which came before it (0 at the first).
 
     The decay is min(decay, (1 + step) / (10 + step)), so the first weights fade fast. Floating-point leaves are

@@ -1,8 +1,10 @@
 """Eight fake devices and a compilation cache, set before JAX is imported; golden cases; a table of figures."""
 
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 
 HERE = pathlib.Path(__file__).parent
 # tests compile far more than they compute: LLVM's optimisations would cost more than they save
@@ -73,6 +75,30 @@ def nhwc(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x.transpose(0, 2, 3, 1))
 
 
+def rounding(terms: int, size: float = 1.0) -> float:
+    """The largest difference that rounding makes between two float32 evaluations of one sum, in any two orders.
+
+    One evaluation of a sum of `terms` products errs by at most terms * 2**-24 * size, where `size` bounds the sum of
+    the products' magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); two of them
+    differ by at most twice that. Errors of sums of sums add up: `terms` is then the total length of the sums that one
+    result has passed through. With the default size the bound is relative.
+    """
+    return terms * 2.0**-23 * size
+
+
+def transformer_terms(layers: int, dim: int, tokens: int) -> int:
+    """`terms` of a gradient through `layers` layers: forward and backward, sums over 10 times `dim`, and all tokens."""
+    return 2 * layers * (10 * dim + 2 * tokens) + tokens
+
+
+def assert_same_gradients(ours, expected, terms: int):
+    """Two gradients of one function within rounding: the largest entry stands for the size of what is summed."""
+    ours, expected = jax.tree.leaves(ours), jax.tree.leaves(expected)
+    largest = max(float(jnp.abs(x).max()) for x in expected)
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rounding(terms, largest))
+
+
 def assert_near(ours, expected, tolerance=1e-4):
     """One shape, and a distance within `tolerance` of the expected norm."""
     ours, expected = np.asarray(ours), np.asarray(expected)
@@ -96,6 +122,36 @@ def noise_keys(grad_digest: dict[str, list[float]]) -> set[str]:
     """Keys whose gradient is rounding noise: a norm under 1e-5 of the largest."""
     largest = max(norm for norm, _ in grad_digest.values())
     return {key for key, (norm, _) in grad_digest.items() if norm < 1e-5 * largest}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A callable: the run directory of a variant of tests/configs/tiny.py, to be read or copied, never changed.
+
+    Each is trained once in a session, by the process that first asks for it; the others wait, then find it whole. The
+    tokenizer that a prior was trained on is gone afterwards, so that the prior's own copy must be enough.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # a worker has a folder of its own in it
+
+    def run(variant: str) -> pathlib.Path:
+        from rqjax.programs.train import train  # not before jaxtyping's hook is there to check the package
+        from tests.configs.tiny import get_config
+
+        config, folder = get_config(variant), shared / "tiny" / variant
+        part, lent = folder.with_suffix(".part"), folder.with_suffix(".lent")
+        folder.parent.mkdir(exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder
+            if variant.endswith("transformer"):
+                config.stage.tokenizer_path = str(shutil.copytree(run(variant.replace("transformer", "vae")), lent))
+            train(config, part)
+            shutil.rmtree(lent, ignore_errors=True)
+            return part.rename(folder)
+
+    return run
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import yaml
 from flax import nnx
 
 from rqjax.nets.discriminator import Discriminator
-from rqjax.official import documents as official
+from rqjax.official import documents
+from rqjax.official.convert import keys
 from rqjax.official.discriminator import to_torch as discriminator_to_torch
 from rqjax.programs import convert
 from rqjax.torchfile import file
@@ -135,18 +136,18 @@ def rule_made(found: dict[str, tuple[int, ...]], salt: int = 0) -> dict[str, np.
 
 def checkpoint(family: str) -> dict:
     """What an official checkpoint of a tiny model of the family holds."""
-    described = official.read(DOCUMENTS[family])
-    state_dict = rule_made(official.keys(described.model))
+    described = documents.read(DOCUMENTS[family])
+    state_dict = rule_made(keys(described.model))
     disc = rule_made({key: tensor.shape for key, tensor in _discriminator().items()})
     if family == "rqvae":
-        averaged = rule_made(official.keys(described.model), salt=1)
+        averaged = rule_made(keys(described.model), salt=1)
         return {"epoch": 3, "state_dict": state_dict, "state_dict_ema": averaged, "discriminator": disc}
     if family == "dqvae":
         rest = {"loss.perceptual_loss.lin0.model.1.weight": np.ones((1, 4, 1, 1), np.float32)}
         rest |= {f"loss.discriminator.{key}": tensor for key, tensor in disc.items()}
         return {"epoch": 1, "global_step": 7, "state_dict": state_dict | rest}
-    if family == "dqtransformer":
-        first = rule_made(official.keys(described.tokenizer))
+    if described.tokenizer is not None:
+        first = rule_made(keys(described.tokenizer.model))
         state_dict |= {f"first_stage_model.{key}": tensor for key, tensor in first.items()}
     return {"state_dict": state_dict}
 

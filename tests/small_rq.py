@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch
-from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.vae import RQVAE, RQVAEConfig
 
 CASES = ("class", "text", "unconditional_own_embeddings")
 
@@ -49,10 +48,13 @@ def tokenizer_config(**changes) -> RQVAEConfig:
     )
 
 
-def make_codebooks(sizes, dim):
-    keys = jax.random.split(jax.random.key(9), len(sizes))
-    vectors = [jax.random.normal(key, (size, dim)) for key, size in zip(keys, sizes, strict=True)]
-    return tuple(Codebook(embed=x, count=jnp.ones(x.shape[0]), total=x) for x in vectors)
+def make_quantizer(sizes, dim, depth=3):
+    return QuantizerConfig(codebook_size=sizes, depth=depth).init(jax.random.key(9), dim)
+
+
+def tokenizer_with(quantizer) -> RQVAE:
+    """A tokenizer of which nothing but the quantizer is there: all that sampling reads."""
+    return dataclasses.replace(jax.eval_shape(tokenizer_config().init, jax.random.key(0)), quantizer=quantizer)
 
 
 def strong(model, scale=4.0):
@@ -66,19 +68,21 @@ def random_codes(sizes, shape=(2, 2, 3)):
 
 
 def load(golden, name):
-    """A golden case, our model of it, and the tokenizer's codebooks."""
+    """A golden case, our model of it, and its tokenizer's quantizer (any, if it reads no vectors)."""
     case = golden(f"rq/rqtransformer_{name}")
     config = rqtransformer_config(case.meta["config"])
     config = dataclasses.replace(config, image_loss_weight=1.0, text_loss_weight=0.1)
-    books = ()
+    quantizer = make_quantizer((4,), 4, config.depth)
     if rqvae := case.meta["rqvae"]:
         size, dim = rqvae["hparams"]["n_embed"], rqvae["hparams"]["embed_dim"]
         embed = jnp.asarray(case.array("quantizer.codebooks.0.weight", (size + 1, dim)))[:size]
-        books = (Codebook(embed=embed, count=jnp.ones(size), total=embed),)
+        quantizer = make_quantizer((size,), dim, config.depth)
+        book = dataclasses.replace(quantizer.codebooks[0], embed=embed)
+        quantizer = dataclasses.replace(quantizer, codebooks=(book,))
     labels = jnp.asarray(case.data["cond"], jnp.int32)
     state_dict = case.state_dict()
     state_dict.pop("tok_emb.offsets", None)
     model = rqtransformer_from_torch(state_dict, config)
     # the rule for weights filled this integer buffer with fractions, which PyTorch cut to 0
     model.network.offsets = (0,) * config.depth
-    return case, model, books, labels if config.text_vocab else labels[:, 0]
+    return case, model, quantizer, labels if config.text_vocab else labels[:, 0]

@@ -21,7 +21,7 @@ ALLOWED = {
     "interface": {"nets", "quantize"},
     "torchfile": {"nets", "store", "errors"},
     "rq": MODELS,
-    "dq": MODELS | {"rq"},
+    "dq": MODELS,
     "stages": STAGES | {"rq", "store", "torchfile"},
     "run": RUN,
     "official": RUN | {"run"},

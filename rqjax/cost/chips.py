@@ -1,4 +1,4 @@
-"""What one chip of each TPU generation can do at most."""
+"""The limits of one chip of each TPU generation."""
 
 import dataclasses
 

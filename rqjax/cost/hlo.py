@@ -1,4 +1,4 @@
-"""What the compiler made of a program: collectives and memory traffic, read from its text with loops multiplied out."""
+"""Collectives and memory traffic of a compiled program, read from its text with loops multiplied out."""
 
 import dataclasses
 import math

@@ -47,6 +47,11 @@ class DataConfig:
     threads: int = 8  # each makes a batch of its own
     workers: int = 0  # processes, each with `threads`; 0 decodes in this one
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of a batch that this data gives to a step."""
+        return frozenset({"image", "label"})
+
     def check(self) -> None:
         """Raises InputError for a value that no source can serve."""
         choices = {"name": NAMES, "filter": tuple(augment.FILTERS), "crop": CROPS, "on_corrupt": ("skip", "stop")}
@@ -128,7 +133,7 @@ def _let_go(held: list[Any]) -> None:
 
 
 def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
-    """Batches start, start + 1, ... without end, {"image": uint8 [b h w 3], "label": int32 [b]}, rows over "data".
+    """Batches start, start + 1, ... without end: `config.fields` by name, one row for each image, rows over "data".
 
     Each host decodes only the rows that its devices hold, and the rows of a batch, their order and their augmentation
     are the same on any mesh. Raises InputError if the data axis does not divide the batch.
@@ -151,7 +156,7 @@ def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
 
         return jax.make_array_from_callback((config.batch, *x.shape[1:]), sharding, shard)
 
-    return _shuffled(config, rows, start, lambda batch: {name: place(batch[name]) for name in ("image", "label")})
+    return _shuffled(config, rows, start, lambda batch: {name: place(batch[name]) for name in sorted(config.fields)})
 
 
 def _bounds(index: tuple[slice, ...] | None, batch: int) -> tuple[int, int]:

@@ -19,6 +19,10 @@ _ONE_CLASS = "images"
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
+Record = dict[str, bytes | int | np.ndarray]
+"""An example: fields by name."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}."""
@@ -27,10 +31,10 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Record: ...
 
     def name(self, index: int) -> str:
-        """What to call example `index` in messages: a file's path, a record's number."""
+        """The name of example `index` in messages: a file's path, a record's number."""
         ...
 
 
@@ -49,7 +53,7 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.image)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         return {"image": self.image[index], "label": int(self.label[index])}
 
     def name(self, index: int) -> str:
@@ -81,7 +85,7 @@ class Synthetic:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         label = index % len(self.classes)
         pattern = np.random.default_rng([0, label]).integers(32, 224, (4, 4, 3))
         noise = np.random.default_rng([1, self.split != "train", index]).integers(-32, 33, (4, 4, 3))
@@ -122,7 +126,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         return {"image": pathlib.Path(self.paths[index]).read_bytes(), "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
@@ -215,7 +219,7 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         record = self.records[index]
         return {"image": record["image"], "label": int(record["label"]) if self.has_label else 0}
 

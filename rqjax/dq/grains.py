@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import repeat
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.dq.router import NAMES, FeatureRouter
@@ -14,7 +15,7 @@ from rqjax.nets.autoencoder import Decoder, Mid, Trunk, conv, group_norm
 from rqjax.nets.init import torch_uniform
 
 POSITIONS = ("none", "fourier", "learned", "learned-relative", "fourier+learned")
-"""What a decoder adds to its input.
+"""The kinds of positions that a decoder adds to its input.
 
 The reference builds the tables of "learned" and "learned-relative" but never adds them, so its checkpoints of those
 types are "none" here; ours apply what they are asked for.
@@ -118,3 +119,30 @@ class PositionalDecoder(Decoder):
         z = self.position_bias_fourier(z) if self.fourier else z
         z = self.position_bias_learned(z) if self.learned else z
         return super().features(z)
+
+
+class Network(nnx.Module):
+    """All that gradients train: encoder and router, decoder and positions, a 1x1 convolution beside each."""
+
+    def __init__(
+        self,
+        encoder: GrainEncoder,
+        decoder: PositionalDecoder,
+        *,
+        z_channels: int,
+        dim: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder, self.decoder = encoder, decoder
+        # latents in float32, so that codes don't hang on rounding
+        self.quant_conv = conv(z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
+        self.post_quant_conv = conv(dim, z_channels, 1, rngs=rngs, dtype=dtype)
+
+    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
+        """The input of the decoder's last layer for a latent map."""
+        return self.decoder.features(self.post_quant_conv(z))
+
+    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
+        """The image for a latent map, float32, not clamped."""
+        return self.decoder.conv_out(self.features(z)).astype(jnp.float32)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from rqjax.nets.init import torch_uniform
 
 NAMES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
-"""What the published checkpoints call the grains, from coarse to fine."""
+"""The names of the grains in the published checkpoints, from coarse to fine."""
 ACTIVATIONS = {"silu": jax.nn.silu, "relu": jax.nn.relu}
 
 

@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from rqjax.checks import one_of
 from rqjax.dq.grains import GrainEncoder
 from rqjax.dq.router import ACTIVATIONS, FeatureRouter
 from rqjax.errors import InputError
 from rqjax.quantize import dynamic
-from rqjax.quantize.entropy import BINS, patch_entropy, read_thresholds, threshold_for
+from rqjax.quantize.entropy import BINS, patch_entropy
+from rqjax.quantize.pytree import pytree
 
 ROUTERS = ("feature", "entropy")
 
@@ -31,28 +31,17 @@ class RoutingConfig:
     router: str = "feature"
     exact_ratio: bool = False
     ratios: tuple[float, ...] = (0.5,)
-    budget_weight: float = (
-        10.0  # of the feature router: the reference's gamma, quantize.dynamic says what it multiplies
-    )
+    budget_weight: float = 10.0  # of the feature router: gamma in quantize.dynamic's budgets
     groups: int = 32  # of the feature router's normalisation, 0 for none
     layers: int = 2  # of the feature router, 1 or 2
     activation: str = "silu"  # between them
     entropy_bins: str = "0_1"  # "0_1" as in the published model and threshold tables, "-1_1" for new ones
     thresholds: tuple[float, ...] = ()  # ascending; () unless the entropy router goes by thresholds
 
-    def table_thresholds(self, path: str | os.PathLike[str], patch: int) -> tuple[float, ...]:
-        """The thresholds that a table gives for `ratios`. Raises InputError for tables of other bins or patches."""
-        try:
-            table = read_thresholds(path, self.entropy_bins, patch)
-            return tuple(threshold_for(table.values, sum(self.ratios[i:])) for i in range(len(self.ratios)))
-        except ValueError as error:
-            raise InputError(str(error)) from None
-
     def check(self, grids: tuple[int, ...], channels: int) -> None:
         """Raises InputError for values that route nothing on these grids, or features of these channels."""
         finer = len(grids) - 1
-        if self.router not in ROUTERS:
-            raise InputError(f"router is {self.router!r}: expected one of {', '.join(ROUTERS)}")
+        one_of(ROUTERS, router=self.router)
         if self.layers not in (1, 2) or self.activation not in ACTIVATIONS:
             raise InputError(
                 f"router of {self.layers} layers with {self.activation!r}: expected 1 or 2, "
@@ -69,8 +58,7 @@ class RoutingConfig:
         self._check_entropy(finer)
 
     def _check_entropy(self, finer: int) -> None:
-        if self.entropy_bins not in BINS:
-            raise InputError(f"entropy_bins is {self.entropy_bins!r}: expected one of {', '.join(BINS)}")
+        one_of(BINS, entropy_bins=self.entropy_bins)
         wanted = finer if self.router == "entropy" and not self.exact_ratio else 0
         ascending = list(self.thresholds) == sorted(self.thresholds) and not any(map(math.isnan, self.thresholds))
         if len(self.thresholds) != wanted or not ascending:
@@ -80,61 +68,28 @@ class RoutingConfig:
                 f"budget_weight is {self.budget_weight}: entropy learns nothing from a budget, set it to 0"
             )
 
-    def settings(self, grids: tuple[int, ...], resolution: int) -> "Routing":
-        """The part of it that routing needs."""
-        return Routing(
-            grids=grids,
-            by_entropy=self.router == "entropy",
-            counts=dynamic.grain_counts(self.ratios, grids[0] ** 2) if self.exact_ratio else (),
-            targets=tuple(self.ratios),
-            budget_weight=self.budget_weight,
-            patch=resolution // grids[0],
-            bins=self.entropy_bins,
-            thresholds=tuple(self.thresholds),
-        )
-
     def feature_router(self, channels: int, grains: int, rngs: nnx.Rngs) -> FeatureRouter | None:
         """The router that learns, None where entropy routes."""
         if self.router == "entropy":
             return None
-        sizes: dict[str, Any] = {"groups": self.groups, "layers": self.layers, "activation": self.activation}
-        return FeatureRouter(channels, grains, **sizes, rngs=rngs)
+        return FeatureRouter(
+            channels, grains, groups=self.groups, layers=self.layers, activation=self.activation, rngs=rngs
+        )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Routing:
-    """What is fixed about the choice of grains; hashable, so that it may be a static field of a model.
-
-    Tuples about grains list the finer ones alone, but for `grids`, which lists them all.
-    """
-
-    grids: tuple[int, ...]
-    by_entropy: bool
-    counts: tuple[int, ...]  # regions of each finer grain in every image; () where shares are free
-    targets: tuple[float, ...]  # shares that the budget pulls to
-    budget_weight: float
-    patch: int
-    bins: str
-    thresholds: tuple[float, ...]
-
-    @property
-    def grains(self) -> int:
-        return len(self.grids)
-
-
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Routed:
     """An image after the choice of grains."""
 
-    merged: Any  # [b H W dim], each region at its own grain, on the finest grid
-    grain: Any  # Int[b h w]
-    gate: Any  # [b h w grains]: one-hot in value; in evaluation by features, the router's logits
-    mask: Any  # [b H W], 1 over the cells that share a code
+    merged: Float[Array, "b H W dim"]  # each region at its own grain, on the finest grid
+    grain: Int[Array, "b h w"]
+    gate: Float[Array, "b h w grains"]  # one-hot in value; in evaluation by features, the router's logits
+    mask: Float[Array, "b H W"]  # 1 over the cells that share a code
 
 
 def route(
-    routing: Routing,
+    routing: RoutingConfig,
     encoder: GrainEncoder,
     image: Float[Array, "b height width 3"],
     noise: Float[Array, "b h w grains"] | None,
@@ -145,34 +100,40 @@ def route(
     1.
     """
     features = encoder(image)
-    if routing.by_entropy:
-        entropy = patch_entropy(image, routing.patch, routing.bins)
-        grain = _by_score(routing, entropy) if routing.counts else _by_threshold(routing, entropy)
-        gate = jax.nn.one_hot(grain, routing.grains)
+    if routing.router == "entropy":
+        grain = _by_entropy(routing, image, features[0].shape[1])
+        gate = jax.nn.one_hot(grain, len(features))
         scale = None
     else:
         logits = encoder.router(features)
         logits = logits if noise is None else logits + noise
-        grain = _by_score(routing, dynamic.detail_score(logits)) if routing.counts else dynamic.first_best(logits)
+        grain = _by_logits(routing, logits)
         gate = logits if noise is None else dynamic.straight_through(logits, grain)
-        scale = None if noise is None else dynamic.gate_scale(gate, routing.grids[-1])
+        scale = None if noise is None else dynamic.gate_scale(gate, features[-1].shape[1])
     merged = dynamic.merge_grains(features, grain)
     merged = merged if scale is None else merged * scale
-    return Routed(merged=merged, grain=grain, gate=gate, mask=dynamic.codebook_mask(grain, routing.grains))
+    return Routed(merged=merged, grain=grain, gate=gate, mask=dynamic.codebook_mask(grain, len(features)))
 
 
-def _by_score(routing: Routing, score: Array) -> Array:
-    return dynamic.exact_grain(score, routing.counts)
-
-
-def _by_threshold(routing: Routing, entropy: Array) -> Array:
+def _by_entropy(routing: RoutingConfig, image: Float[Array, "b height width 3"], size: int) -> Int[Array, "b h w"]:
+    """The grains of a grid of `size` x `size` regions, by the entropy of each."""
+    entropy = patch_entropy(image, image.shape[1] // size, routing.entropy_bins)
+    if routing.exact_ratio:
+        return dynamic.exact_grain(entropy, dynamic.grain_counts(routing.ratios, size * size))
     return dynamic.threshold_grain(entropy, jnp.asarray(routing.thresholds, jnp.float32))
 
 
-def budget(routing: Routing, gate: Float[Array, "b h w grains"]) -> Float[Array, ""]:
-    """What the batch's shares of finer regions cost, for a gate that is one-hot in value; 0 without a budget."""
+def _by_logits(routing: RoutingConfig, logits: Float[Array, "b h w grains"]) -> Int[Array, "b h w"]:
+    if routing.exact_ratio:
+        counts = dynamic.grain_counts(routing.ratios, logits.shape[1] * logits.shape[2])
+        return dynamic.exact_grain(dynamic.detail_score(logits), counts)
+    return dynamic.first_best(logits)
+
+
+def budget(routing: RoutingConfig, gate: Float[Array, "b h w grains"]) -> Float[Array, ""]:
+    """The price of the batch's shares of finer regions, for a gate that is one-hot in value; 0 without a budget."""
     if not routing.budget_weight:
         return jnp.zeros(())
-    if routing.grains == 2:
-        return dynamic.dual_budget(gate, routing.targets[0], routing.budget_weight)
-    return dynamic.triple_budget(gate, routing.targets[0], routing.targets[1], routing.budget_weight)
+    if gate.shape[-1] == 2:
+        return dynamic.dual_budget(gate, routing.ratios[0], routing.budget_weight)
+    return dynamic.triple_budget(gate, routing.ratios[0], routing.ratios[1], routing.budget_weight)

@@ -1,7 +1,7 @@
 """DQ-Transformer: a prior over codes of several grains, position by position (Huang et al. 2023, section 3.2)."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,26 +9,29 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.dq import loss as dqloss
-from rqjax.dq import sample as dqsampler
+from rqjax.checks import at_least, divides, frozen, one_of, rates
+from rqjax.dq import sample
+from rqjax.dq.loss import cross_entropies
 from rqjax.dq.network import DQTransformerNetwork
-from rqjax.dq.sample import DQSamplingOptions
-from rqjax.dq.sequence import SequenceLayout, sequence_layout
+from rqjax.dq.packing import packed
+from rqjax.dq.router import NAMES
+from rqjax.dq.sequence import Rows, SequenceLayout, to_rows
 from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
+from rqjax.interface import Batch, Metrics
+from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, condition
+from rqjax.nets.init import DTYPES
+from rqjax.nets.sampling import Draw, draws_of
+from rqjax.nets.transformer import BlockSettings
 from rqjax.quantize.dynamic import Codes
-from rqjax.rq.sample import SamplingOptions
-from rqjax.rq.vae import DTYPES
-
-POSITIVE = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk", "pack_groups")
+from rqjax.quantize.pytree import pytree
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class DQTransformerConfig:
     """A DQ-Transformer. The defaults are the release's p6c18 for dual-grain tokenizers, but for `classes`.
 
-    With `classes` = 0 it is unconditional. The ids of pads, ends and starts follow the ordinary ones, as in every
-    published model.
+    With `classes` = 0 it is unconditional.
     """
 
     grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
@@ -54,25 +57,31 @@ class DQTransformerConfig:
     content_loss_weight: float = 1.0
 
     @property
+    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+        """The class of an image, which every grain's start token names; or nothing."""
+        return condition(self.classes)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Contents and positions, each of which may be drawn in its own way."""
+        return sample.STREAMS
+
+    @property
     def layout(self) -> SequenceLayout:
-        """The meaning of all ids. Raises InputError for grids, sizes or an order that make none."""
-        try:
-            return sequence_layout(tuple(self.grids), self.codebook_size, self.classes, self.order)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        """The meaning of all ids."""
+        return SequenceLayout(
+            grids=tuple(self.grids), codebook_size=self.codebook_size, starts=self.condition.size, order=self.order
+        )
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a whole number of at least 1")
-        if self.dim % self.heads:
-            raise InputError(f"heads={self.heads} does not divide dim={self.dim}: choose a divisor")
-        for name in ("embedding_dropout", "dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a rate in [0, 1)")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
+        names = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk", "pack_groups")
+        at_least(1, **{name: getattr(self, name) for name in names})
+        at_least(0, classes=self.classes)
+        divides(self.dim, "dim", heads=self.heads)
+        rates(embedding_dropout=self.embedding_dropout, dropout=self.dropout, attention_dropout=self.attention_dropout)
+        one_of(DTYPES, dtype=self.dtype)
+        self.layout.check()
         longest = self.layout.capacity
         if self.block_size < longest - 1:
             raise InputError(f"block_size is {self.block_size}: an image can take {longest - 1} tokens, raise it")
@@ -80,11 +89,15 @@ class DQTransformerConfig:
             raise InputError(f"row_length is {self.row_length}: an image can take {longest} tokens, raise it")
         if self.pack and not 0 < self.rows_per_image <= 1:
             raise InputError(f"rows_per_image is {self.rows_per_image}: expected a number above 0, up to 1")
-        if min(self.position_loss_weight, self.content_loss_weight) < 0:
-            raise InputError("position_loss_weight or content_loss_weight is below 0: expected at least 0")
+        at_least(0, position_loss_weight=self.position_loss_weight, content_loss_weight=self.content_loss_weight)
 
-    def check_tokenizer(self, tokenizer: DQVAEConfig) -> None:
-        """Raises InputError if the codes of this tokenizer are not those that the prior models."""
+    def check_tokenizer(self, tokenizer: object) -> None:
+        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+        if not isinstance(tokenizer, DQVAEConfig):
+            raise InputError(
+                f"a DQTransformerConfig with an {type(tokenizer).__name__}: expected a DQVAEConfig, the tokenizer of"
+                " a prior of its family"
+            )
         if (found := tuple(tokenizer.grids)) != tuple(self.grids):
             raise InputError(f"the prior's grids are {tuple(self.grids)}, the tokenizer has {found}: make them equal")
         if tokenizer.codebook_size != self.codebook_size:
@@ -99,86 +112,122 @@ class DQTransformerConfig:
 
     def init(self, key: Key[Array, ""]) -> "DQTransformer":
         """A new model: matrices and embeddings N(0, 0.02), `pos_emb` and biases 0, norms 1 and 0."""
-        stack = {name: getattr(self, name) for name in ("heads", "dropout", "attention_dropout", "remat")}
         network = DQTransformerNetwork(
             content_size=self.layout.content_size,
             position_sizes=self.layout.position_sizes,
             block_size=self.block_size,
             dim=self.dim,
+            heads=self.heads,
+            position_layers=self.position_layers,
+            content_layers=self.content_layers,
             embedding_dropout=self.embedding_dropout,
-            position=stack | {"layers": self.position_layers},
-            content=stack | {"layers": self.content_layers},
-            dtype=DTYPES[self.dtype],
+            block=BlockSettings(
+                dropout=self.dropout, attention_dropout=self.attention_dropout, dtype=DTYPES[self.dtype]
+            ),
+            remat=self.remat,
             rngs=nnx.Rngs(key),
         )
-        names = [field.name for field in dataclasses.fields(DQTransformer) if field.name not in ("network", "layout")]
-        return DQTransformer(network=network, layout=self.layout, **{name: getattr(self, name) for name in names})
+        return DQTransformer(network, frozen(self))
 
 
-def _static() -> Any:
-    return dataclasses.field(metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DQTransformer:
-    """A DQ-Transformer as stages see a prior. An unconditional model ignores its labels."""
+    """A DQ-Transformer: a Prior over codes of two or three grains. An unconditional model ignores its labels."""
 
-    network: Any
-    layout: SequenceLayout = dataclasses.field(metadata={"static": True})
-    pack: bool = _static()
-    row_length: int = _static()
-    rows_per_image: float = _static()
-    pack_groups: int = _static()
-    loss_chunk: int = _static()
-    position_loss_weight: float = _static()
-    content_loss_weight: float = _static()
+    network: DQTransformerNetwork
+    config: DQTransformerConfig = dataclasses.field(metadata={"static": True})
 
-    def conditions(self, labels: Int[Array, "b"]) -> Int[Array, "b"]:
-        """What the start tokens are told: the class, or 0 for a model without."""
-        return (labels if self.layout.classes else jnp.zeros_like(labels)).astype(jnp.int32)
+    @property
+    def trained(self) -> DQTransformerNetwork:
+        return self.network
+
+    def with_trained(self, trained: DQTransformerNetwork) -> "DQTransformer":
+        return dataclasses.replace(self, network=trained)
+
+    @property
+    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+        return self.config.condition
+
+    def rows(self, codes: Codes, labels: Int[Array, "b"]) -> Rows:
+        """The sequences of images, one a row, each led by its label."""
+        return to_rows(codes, self._starts(labels), self.config.layout)
+
+    def _starts(self, labels: Int[Array, "b"]) -> Int[Array, "b"]:
+        """The id of the condition that the start tokens name."""
+        return self.condition.ids(labels)[:, 0]
 
     def logits(
         self, codes: Codes, labels: Int[Array, "b"]
     ) -> tuple[Float[Array, "b n positions"], Float[Array, "b n contents"]]:
         """Teacher-forced logits of the position and the content that follow each token, one image a row.
 
-        What lies behind the last token of an image means nothing; `dqloss.to_tokens` says where that is.
+        They mean nothing behind the last token of an image; `rows` says where that is.
         """
-        rows = dqloss.padded(dqloss.to_tokens(codes, self.conditions(labels), self.layout))
-        network = self.network
-        positions, contents = network(rows.content, rows.position, rows.grain, rows.index, rows.image)
-        return network.position_head(positions), network.content_head(contents)
+        rows = self.rows(codes, labels)
+        positions, contents = self.network(rows.tokens, rows.image)
+        return self.network.position_head(positions), self.network.content_head(contents)
 
     def loss(
-        self,
-        network: Any,
-        tokenizer: DQVAE,
-        image: Float[Array, "b height width 3"],
-        labels: Int[Array, "b"],
-        key: Key[Array, ""],
-        train: bool,
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The loss of images for a frozen tokenizer, and metrics; dropout if `train`."""
+        self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The loss of a batch, with images in [-1, 1], for a frozen tokenizer, and metrics; dropout if `train`."""
+        image, field = batch["image"], self.condition.field
         codes = jax.lax.stop_gradient(tokenizer.encode(image))
-        return self.loss_from_codes(network, codes, labels, key if train else None)
+        labels = batch[field] if field else jnp.zeros(image.shape[0], jnp.int32)
+        return self.loss_from_codes(codes, labels, key if train else None)
 
     def loss_from_codes(
-        self, network: Any, codes: Codes, labels: Int[Array, "b"], key: Key[Array, ""] | None = None
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The loss of given codes, and metrics; dropout with a key. See `dqloss.loss_from_rows`.
+        self, codes: Codes, labels: Int[Array, "b"], key: Key[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The weighted sum of the content loss and the position loss, and metrics; dropout with a key.
 
-        Images that found no place in a packed row are left out; the metric `unplaced` counts them.
+        The content loss is the mean cross-entropy of all contents, the position loss the mean over grains of that of
+        the grain's positions. Images that found no place in a packed row are left out; `unplaced` counts them.
         """
-        return dqloss.loss_from_rows(self, network, dqloss.to_rows(self, codes, labels), key)
+        c = self.config
+        rows, unplaced = self.rows(codes, labels), jnp.zeros((), jnp.int32)
+        if c.pack:
+            rows, unplaced = packed(
+                rows, c.layout, groups=c.pack_groups, row_length=c.row_length, rows_per_image=c.rows_per_image
+            )
+        by_grain, content = cross_entropies(self.network, rows, c.layout.grains, c.loss_chunk, key)
+        position = jnp.mean(by_grain)
+        total = c.content_loss_weight * content + c.position_loss_weight * position
+        return total, {
+            "loss": total,
+            "content_loss": content,
+            "position_loss": position,
+            **{f"{name}_position_loss": by_grain[g] for g, name in enumerate(NAMES[c.layout.grains])},
+            "padding": jnp.mean((~rows.filled).astype(jnp.float32)),
+            "unplaced": unplaced.astype(jnp.float32),
+        }
 
     def generate(
         self,
         tokenizer: DQVAE | None,
         labels: Int[Array | np.ndarray, "b"],
         key: Key[Array, ""],
-        options: DQSamplingOptions | SamplingOptions,
+        draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
     ) -> Codes:
-        """New codes, one image for each label; see `dqsampler.generate`. The tokenizer is not needed."""
-        return dqsampler.generate(self, labels, key, options, fixed_positions)
+        """New codes, one image for each label; the tokenizer is not needed. See `sample.generate`.
+
+        Raises InputError for settings or labels out of range.
+        """
+        return self.generate_rows(labels, key, draws, fixed_positions)[1]
+
+    def generate_rows(
+        self,
+        labels: Int[Array | np.ndarray, "b"],
+        key: Key[Array, ""],
+        draws: Draw | Sequence[Draw],
+        fixed_positions: bool = True,
+        limit: int | None = None,
+    ) -> tuple[Rows, Codes]:
+        """The sequences in the order in which they were drawn, and their codes; see `sample.generate`."""
+        labels, layout = jnp.asarray(labels), self.config.layout
+        self.condition.check(labels)
+        settings = draws_of(draws, self.config.streams)
+        limit = layout.capacity if limit is None else limit
+        return sample.generate(self.network, layout, self._starts(labels), key, settings, fixed_positions, limit)

@@ -1,23 +1,24 @@
 """DQ-VAE: an image as codes of two or three grains, more where it has more to say (Huang et al. 2023, section 3.1)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.checks import at_least
-from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
+from rqjax.checks import at_least, frozen, one_of, rates
+from rqjax.dq.grains import POSITIONS, GrainEncoder, Network, PositionalDecoder
 from rqjax.dq.router import NAMES
-from rqjax.dq.routing import Routed, Routing, RoutingConfig, budget, route
+from rqjax.dq.routing import Routed, RoutingConfig, budget, route
 from rqjax.errors import InputError
-from rqjax.nets.autoencoder import conv
+from rqjax.interface import Forward, Metrics
+from rqjax.nets.init import DTYPES
 from rqjax.quantize import dynamic
-from rqjax.quantize.codebook import Codebook, perplexity, usage
+from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.dynamic import Codes
-from rqjax.rq.vae import DTYPES, Forward
+from rqjax.quantize.histogram import perplexity, usage
+from rqjax.quantize.pytree import pytree
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -61,16 +62,12 @@ class DQVAEConfig:
         """Raises InputError for values that make no model."""
         self._check_levels()
         self.routing.check(self.grids, self.z_channels)
-        if self.position not in POSITIONS:
-            raise InputError(f"position is {self.position!r}: expected one of {', '.join(POSITIONS)}")
+        one_of(POSITIONS, position=self.position)
         if self.position == "learned-relative" and (self.window_size < 1 or self.grids[-1] % self.window_size):
             raise InputError(f"windows of {self.window_size} do not divide the finest grid of {self.grids[-1]}")
-        if not 0 <= self.decay < 1 or self.restart_threshold < 0:
-            raise InputError(
-                f"decay is {self.decay} and restart_threshold {self.restart_threshold}: expected [0, 1) and at least 0"
-            )
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
+        rates(decay=self.decay)
+        at_least(0, restart_threshold=self.restart_threshold, commitment_weight=self.commitment_weight)
+        one_of(DTYPES, dtype=self.dtype)
 
     def _check_levels(self) -> None:
         names = ("resolution", "ch", "num_res_blocks", "decoder_ch", "z_channels", "embed_dim", "codebook_size")
@@ -98,143 +95,155 @@ class DQVAEConfig:
         The averages start at these vectors and at no hits; the reference starts the former at other random ones.
         """
         network_key, key = jax.random.split(key)
-        size = self.codebook_size
+        config, size = frozen(self), self.codebook_size
         embed = jax.random.uniform(key, (size, self.embed_dim), minval=-1 / size, maxval=1 / size)
-        book = Codebook(embed=embed, count=jnp.zeros(size), total=jnp.array(embed, copy=True))
-        return DQVAE(
-            network=Network(self, rngs=nnx.Rngs(network_key)),
-            codebooks=(book,),
+        quantizer = Codebook(
+            embed=embed,
+            count=jnp.zeros(size),
+            total=jnp.array(embed, copy=True),  # a real copy: a donated state must not hold one buffer twice
             padding=jnp.zeros(self.embed_dim),
-            routing=self.routing.settings(self.grids, self.resolution),
             decay=self.decay,
             restart_threshold=self.restart_threshold,
             commitment_weight=self.commitment_weight,
         )
+        return DQVAE(config.network(nnx.Rngs(network_key)), quantizer, config)
+
+    def network(self, rngs: nnx.Rngs) -> Network:
+        """The encoder with its router and the decoder, with random values."""
+        dtype = DTYPES[self.dtype]
+        encoder = GrainEncoder(
+            grains=self.grains,
+            router=self.routing.feature_router(self.z_channels, self.grains, rngs),
+            resolution=self.resolution,
+            ch=self.ch,
+            ch_mult=self.ch_mult,
+            num_res_blocks=self.num_res_blocks,
+            attn_resolutions=self.attn_resolutions,
+            z_channels=self.z_channels,
+            dtype=dtype,
+            remat=self.remat,
+            rngs=rngs,
+        )
+        decoder = PositionalDecoder(
+            position=self.position,
+            latent_size=self.grids[-1],
+            window_size=self.window_size,
+            resolution=self.resolution,
+            ch=self.decoder_ch,
+            ch_mult=self.decoder_ch_mult,
+            num_res_blocks=self.decoder_num_res_blocks,
+            attn_resolutions=self.decoder_attn_resolutions,
+            z_channels=self.z_channels,
+            dtype=dtype,
+            remat=self.remat,
+            rngs=rngs,
+        )
+        return Network(encoder, decoder, z_channels=self.z_channels, dim=self.embed_dim, dtype=dtype, rngs=rngs)
 
 
-class Network(nnx.Module):
-    """All that gradients train: encoder and router, decoder and positions, a 1x1 convolution beside each."""
-
-    def __init__(self, config: DQVAEConfig, *, rngs: nnx.Rngs):
-        dtype = DTYPES[config.dtype]
-        more: dict[str, Any] = {"dtype": dtype, "remat": config.remat, "rngs": rngs, "z_channels": config.z_channels}
-        router = config.routing.feature_router(config.z_channels, config.grains, rngs)
-        names = ("ch", "ch_mult", "num_res_blocks", "attn_resolutions")
-        sizes: dict[str, Any] = {name: getattr(config, name) for name in ("resolution", *names)}
-        self.encoder = GrainEncoder(grains=config.grains, router=router, **sizes, **more)
-        sizes = {name: getattr(config, f"decoder_{name}") for name in names} | {"resolution": config.resolution}
-        places: dict[str, Any] = {"position": config.position, "window_size": config.window_size}
-        self.decoder = PositionalDecoder(latent_size=config.grids[-1], **places, **sizes, **more)
-        # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(config.z_channels, config.embed_dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, rngs=rngs, dtype=dtype)
-
-    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
-        """The input of the decoder's last layer for a latent map."""
-        return self.decoder.features(self.post_quant_conv(z))
-
-    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
-        """The image for a latent map, float32, not clamped."""
-        return self.decoder.conv_out(self.features(z)).astype(jnp.float32)
-
-
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DQVAE:
-    """A DQ-VAE as stages see a tokenizer. Images are [b height width 3] in [-1, 1], of the configured resolution."""
+    """A DQ-VAE: a Tokenizer with codes of several grains, in quantize.dynamic.Codes.
 
-    network: Any
-    codebooks: Any  # one, which all grains share
-    padding: Any  # [dim], the row that an official codebook holds behind the last code; never looked up
-    routing: Routing = dataclasses.field(metadata={"static": True})
-    decay: float = dataclasses.field(metadata={"static": True})
-    restart_threshold: float = dataclasses.field(metadata={"static": True})
-    commitment_weight: float = dataclasses.field(metadata={"static": True})
+    Images are [b height width 3] in [-1, 1], of the configured resolution.
+    """
+
+    network: Network
+    quantizer: Codebook  # one, which all grains share
+    config: DQVAEConfig = dataclasses.field(metadata={"static": True})
 
     @property
-    def grids(self) -> tuple[int, ...]:
-        """The side of each grain's grid, from coarse to fine."""
-        return self.routing.grids
+    def trained(self) -> Network:
+        """The network: no gradient reaches the codebook."""
+        return self.network
 
-    def with_codebooks(self, codebooks: tuple[Codebook, ...]) -> "DQVAE":
-        """This model with other codebooks."""
-        return dataclasses.replace(self, codebooks=codebooks)
+    def with_trained(self, trained: Network) -> "DQVAE":
+        return dataclasses.replace(self, network=trained)
+
+    def with_quantizer(self, quantizer: Codebook) -> "DQVAE":
+        return dataclasses.replace(self, quantizer=quantizer)
+
+    @property
+    def last_layer(self) -> nnx.Conv:
+        return self.network.decoder.conv_out
 
     def train_forward(
         self,
-        network: Network,
         image: Float[Array, "b height width 3"],
         key: Key[Array, ""],
         noise: Float[Array, "b h w grains"] | None = None,
     ) -> Forward:
         """One pass of the training mode; `noise`, Gumbel(0, 1) per region and grain, comes from `key` if not given."""
         self._check_size(image)
+        c = self.config
         noise_key, restart_key = jax.random.split(key)
         if noise is None:
-            regions = (image.shape[0], self.grids[0], self.grids[0])
-            noise = jax.random.gumbel(noise_key, (*regions, len(self.grids)))
-        routed = route(self.routing, network.encoder, image, noise)
-        z = network.quant_conv(routed.merged)
-        found = dynamic.quantize(self.codebooks[0], z, routed.mask, self.commitment_weight)
-        learned = dynamic.learn(self.codebooks[0], z, found.codes, restart_key, self.decay, self.restart_threshold)
-        features = network.features(found.quantized)
-        cost = budget(self.routing, routed.gate)
-        metrics = {"commitment": found.loss, "budget": cost, "restarted": learned[1]}
+            noise = jax.random.gumbel(noise_key, (image.shape[0], c.grids[0], c.grids[0], c.grains))
+        routed = route(c.routing, self.network.encoder, image, noise)
+        z = self.network.quant_conv(routed.merged)
+        quantized = dynamic.quantize(self.quantizer, z, routed.mask)
+        quantizer, restarted = dynamic.learn(self.quantizer, z, quantized.codes, restart_key)
+        features = self.network.features(quantized.quantized)
+        cost = budget(c.routing, routed.gate)
+        metrics = {"commitment": quantized.loss, "budget": cost, "restarted": restarted}
         return Forward(
-            reconstruction=network.decoder.conv_out(features).astype(jnp.float32),
+            reconstruction=self.last_layer(features).astype(jnp.float32),
             features=features,
-            loss=found.loss + cost,
-            codebooks=(learned[0],),
-            metrics=metrics | self._measures(found.codes, routed.grain),
+            loss=quantized.loss + cost,
+            quantizer=quantizer,
+            metrics=metrics | self._usage(quantized.codes, routed.grain),
         )
 
-    def _measures(self, codes: Array, grain: Array) -> dict[str, Array]:
-        """How much of the book the cells use, the share of each grain, and how many codes an image takes."""
-        size = self.codebooks[0].size
-        shares = zip(NAMES[len(self.grids)], dynamic.grain_fractions(grain, len(self.grids)), strict=True)
-        return {
-            "usage": usage(codes, size),
-            "perplexity": perplexity(codes, size),
-            "codes_per_image": jnp.mean(dynamic.code_count(grain).astype(jnp.float32)),
-            **{f"{name}_fraction": share for name, share in shares},
-        }
+    def _usage(self, codes: Int[Array, "b H W"], grain: Int[Array, "b h w"]) -> Metrics:
+        """The use that cells make of the codebook, the share of each grain, and the codes of an image."""
+        size, grains = self.config.codebook_size, self.config.grains
+        shares = zip(NAMES[grains], dynamic.grain_fractions(grain, grains), strict=True)
+        count = jnp.mean(dynamic.code_count(grain).astype(jnp.float32))
+        measures = {"usage": usage(codes, size), "perplexity": perplexity(codes, size), "codes_per_image": count}
+        return measures | {f"{name}_fraction": share for name, share in shares}
 
-    def _check_size(self, image: Array) -> None:
-        side = self.routing.patch * self.grids[0]
-        if image.shape[1:3] != (side, side):
-            raise InputError(
-                f"images of {image.shape[1]}x{image.shape[2]}: this model expects {side}x{side}, resize them"
-            )
+    def _check_size(self, image: Float[Array, "b height width 3"]) -> None:
+        found, side = image.shape[1:3], self.config.resolution
+        if found != (side, side):
+            raise InputError(f"images of {found[0]}x{found[1]}: this model expects {side}x{side}, resize them")
 
     def route(self, image: Float[Array, "b height width 3"]) -> Routed:
         """An image after the choice of grains, in evaluation mode."""
         self._check_size(image)
-        return route(self.routing, self.network.encoder, image, None)
+        return route(self.config.routing, self.network.encoder, image, None)
 
     def quantize(self, image: Float[Array, "b height width 3"]) -> tuple[dynamic.DynamicQuantized, Int[Array, "b h w"]]:
-        """All that the quantizer says about an image in evaluation mode, and the grain of each region."""
+        """The quantizer's result for an image in evaluation mode, and the grain of each region."""
         routed = self.route(image)
-        z = self.network.quant_conv(routed.merged)
-        return dynamic.quantize(self.codebooks[0], z, routed.mask, self.commitment_weight), routed.grain
+        return self._quantize(routed.merged, routed.mask), routed.grain
+
+    def _quantize(self, merged: Float[Array, "b H W c"], mask: Float[Array, "b H W"]) -> dynamic.DynamicQuantized:
+        z = self.network.quant_conv(merged)
+        return dynamic.quantize(self.quantizer, z, mask)
 
     def reconstruct_as(
         self, image: Float[Array, "b height width 3"], grain: Int[Array, "b h w"]
     ) -> Float[Array, "b height width 3"]:
         """The image after a pass through codes of the given grains, whatever the router would choose."""
         self._check_size(image)
-        z = self.network.quant_conv(dynamic.merge_grains(self.network.encoder(image), grain))
-        mask = dynamic.codebook_mask(grain, len(self.grids))
-        return self.network.image(dynamic.quantize(self.codebooks[0], z, mask, self.commitment_weight).quantized)
+        merged = dynamic.merge_grains(self.network.encoder(image), grain)
+        mask = dynamic.codebook_mask(grain, self.config.grains)
+        return self.network.image(self._quantize(merged, mask).quantized)
 
     def encode(self, image: Float[Array, "b height width 3"]) -> Codes:
         """The codes and grains of an image."""
-        found, grain = self.quantize(image)
-        return Codes(codes=found.codes, grain=grain)
+        quantized, grain = self.quantize(image)
+        return Codes(codes=quantized.codes, grain=grain)
 
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
-        """The image that codes stand for, not clamped; each cell's code is looked up, whatever its grain."""
-        return self.network.image(self.codebooks[0].embed[codes.codes])
+        """The image for codes, not clamped; each cell's code is looked up, whatever its grain."""
+        return self.network.image(self.quantizer.vectors(codes.codes))
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""
         return self.network.image(self.quantize(image)[0].quantized)
+
+    def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "1 b height width 3"]:
+        """The reconstruction, as the only step: these codes have no order."""
+        return self.reconstruct(image)[None]

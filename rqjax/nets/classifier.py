@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,13 +50,13 @@ class Network(nnx.Module):
 class Classifier:
     """A classifier as stages see a model: its trained part is `network`."""
 
-    network: Any
+    network: Network
 
     def loss(
-        self, network: Any, image: Float[Array, "b h w 3"], labels: Int[Array, " b"]
+        self, image: Float[Array, "b h w 3"], labels: Int[Array, " b"]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean cross-entropy, and the share of labels hit."""
-        logits = network(image)
+        logits = self.network(image)
         loss = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
         return loss, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == labels)}
 

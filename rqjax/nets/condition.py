@@ -26,7 +26,7 @@ class NoCondition:
         """The same as for every image."""
         return jnp.zeros((count, 1), jnp.int32)
 
-    def check(self, values: Int[Array, "b ..."]) -> None:
+    def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError unless there is one value for each image; which one does not matter."""
         if values.ndim != 1:
             raise InputError(f"labels have shape {tuple(values.shape)}: an unconditional model expects ('b',)")
@@ -55,7 +55,7 @@ class ClassCondition:
             raise InputError("this prior was trained with its class at all times: it has no id for none")
         return jnp.full((count, 1), self.classes, jnp.int32)
 
-    def check(self, values: Int[Array, "b ..."]) -> None:
+    def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for labels of another shape, or that are no class."""
         if values.ndim != 1:
             raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b',), one class an image")
@@ -78,7 +78,7 @@ class TextCondition:
         """An empty text: nothing but padding."""
         return jnp.zeros((count, self.length), jnp.int32)
 
-    def check(self, values: Int[Array, "b ..."]) -> None:
+    def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for texts of another length, or with tokens out of range."""
         if values.ndim != 2 or values.shape[1] != self.length:
             raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b', {self.length}), texts")

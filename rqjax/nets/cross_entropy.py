@@ -1,7 +1,6 @@
 """Cross-entropies over large vocabularies, a few positions at a time."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ def soft(logits: Float[Array, "*grid vocab"], target: Float[Array, "*grid vocab"
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(target * logits, axis=-1)
 
 
-def by_chunks(loss: Callable[..., Any], chunk: int, *arrays: Any) -> Float[Array, "b n *rest"]:
+def by_chunks(loss: Callable[..., Array], chunk: int, *arrays: Array) -> Float[Array, "b n *rest"]:
     """`loss(*arrays)` computed over at most `chunk` positions (the second axis of every array) at a time.
 
     `loss` maps arrays [b positions ...] to [b positions *rest], position by position. What it makes on the way is

@@ -1,10 +1,13 @@
-"""Initial values as PyTorch draws them."""
+"""Initial values as PyTorch draws them, and the types that networks compute in."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""The types of computation, by their name in a configuration; parameters are float32."""
 
 
 def torch_uniform(fan_in: int) -> Initializer:

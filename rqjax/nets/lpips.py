@@ -14,6 +14,7 @@ from rqjax.errors import InputError
 
 # Output channels of VGG16's convolutions; each group ends in a tap and, but for the last, in a pooling.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+REMEDY = "download vgg16-397923af.pth from the torchvision model zoo (download.pytorch.org/models)"
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 
@@ -59,6 +60,11 @@ class LPIPS(nnx.Module):
             for _ in group:
                 x = jax.nn.relu(next(convs)(x))
             yield x
+
+
+def shapes(dtype: DTypeLike = jnp.float32) -> LPIPS:
+    """LPIPS with shapes in place of arrays."""
+    return jax.eval_shape(lambda: LPIPS(dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def _unit(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

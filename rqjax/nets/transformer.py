@@ -1,16 +1,23 @@
 """A causal transformer: a stack of equal pre-norm layers, scanned in training and unrolled over caches in decoding."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import KeyPath
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.mesh import constrain, name_of
 
 NORMAL = nnx.initializers.normal(0.02)
 """Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
+Module = TypeVar("Module", bound=nnx.Module)
+Sizes = int | tuple[int, ...]
+MaybeKey = Key[Array, ""] | None
+Index = Int[Array, ""] | Int[Array, "b"] | int
 LOWEST = jnp.finfo(jnp.float32).min
 
 
@@ -21,7 +28,7 @@ class Cache(NamedTuple):
     values: Float[Array, "b length heads size"]
 
 
-def dropout(key: Key[Array, ""] | None, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
+def dropout(key: MaybeKey, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
     """`x` with a fraction `rate` of its elements zeroed and the others scaled up; `x` itself without key or rate."""
     if key is None or rate == 0.0:
         return x
@@ -35,7 +42,7 @@ def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def dense(
-    inputs: Any, outputs: Any, dtype: Any, rngs: nnx.Rngs, axis: Any = -1, bias: bool = True
+    inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1, bias: bool = True
 ) -> nnx.LinearGeneral:
     """A linear layer over one or several axes, with the transformer's initialisation."""
     return nnx.LinearGeneral(inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
@@ -46,10 +53,10 @@ def attention(
     keys: Float[Array, "b k heads size"],
     values: Float[Array, "b k heads size"],
     mask: Bool[Array, "#b q k"],
-    key: Key[Array, ""] | None = None,
+    key: MaybeKey = None,
     rate: float = 0.0,
 ) -> Float[Array, "b q heads size"]:
-    """What each query reads from the positions its mask allows; logits and softmax in float32.
+    """The values that each query reads from the positions its mask allows; logits and softmax in float32.
 
     `rate` drops attention probabilities. A query that may attend to nothing gets the mean of all values, not NaN.
     """
@@ -60,16 +67,26 @@ def attention(
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
 
 
-def in_compute_dtype(module: Any, dtype: Any) -> Any:
+def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
     """A copy of a module with its matrices and biases in `dtype` but its norms in float32.
 
     It computes the same numbers: a loop over tokens need not convert them each time.
     """
 
-    def convert(path: tuple[Any, ...], x: Array) -> Array:
+    def convert(path: KeyPath, x: Array) -> Array:
         return x if "norm" in name_of(path) else x.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(convert, module)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockSettings:
+    """The settings that all layers of a stack share, but for their sizes."""
+
+    dropout: float = 0.0  # of both branches
+    attention_dropout: float = 0.0  # of attention's probabilities
+    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
+    dtype: DTypeLike = jnp.float32  # of computation
 
 
 class Block(nnx.Module):
@@ -83,13 +100,10 @@ class Block(nnx.Module):
         *,
         dim: int,
         heads: int,
-        dropout: float,
-        attention_dropout: float,
-        sigmoid_gelu: bool,
-        dtype: Any,
+        settings: BlockSettings,
         rngs: nnx.Rngs,
     ):
-        split = (heads, dim // heads)
+        split, dtype = (heads, dim // heads), settings.dtype
         self.norm1 = layer_norm(dim, rngs)
         self.query = dense(dim, split, dtype, rngs)
         self.key = dense(dim, split, dtype, rngs)
@@ -98,25 +112,22 @@ class Block(nnx.Module):
         self.norm2 = layer_norm(dim, rngs)
         self.up = dense(dim, 4 * dim, dtype, rngs)
         self.down = dense(4 * dim, dim, dtype, rngs)
-        self.dropout = dropout
-        self.attention_dropout = attention_dropout
-        self.sigmoid_gelu = sigmoid_gelu
-        self.dtype = dtype
+        self.settings = settings
 
     def __call__(
-        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"], key: Key[Array, ""] | None = None
+        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"], key: MaybeKey = None
     ) -> Float[Array, "b n dim"]:
         """The layer's output, with dropout where there is a key."""
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
         y = self.norm1(x)
-        y = attention(self.query(y), self.key(y), self.value(y), mask, k1, self.attention_dropout)
+        y = attention(self.query(y), self.key(y), self.value(y), mask, k1, self.settings.attention_dropout)
         return self._rest(x, y, k2, k3)
 
     def extend(
         self,
         x: Float[Array, "b n dim"],
         cache: Cache,
-        index: Int[Array, ""] | Int[Array, "b"] | int,
+        index: Index,
         mask: Bool[Array, "#b n length"],
     ) -> tuple[Float[Array, "b n dim"], Cache]:
         """The output for `n` more positions, and the cache with their keys and values written from `index` on.
@@ -128,11 +139,11 @@ class Block(nnx.Module):
         cache = jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), index), cache, new)
         return self._rest(x, attention(self.query(y), cache.keys, cache.values, mask)), cache
 
-    def _rest(self, x: Array, attended: Array, k1: Any = None, k2: Any = None) -> Array:
-        x = x + dropout(k1, self.proj(attended), self.dropout)
+    def _rest(self, x: Array, attended: Array, k1: MaybeKey = None, k2: MaybeKey = None) -> Array:
+        x = x + dropout(k1, self.proj(attended), self.settings.dropout)
         y = self.up(self.norm2(x))
-        y = y * jax.nn.sigmoid(1.702 * y) if self.sigmoid_gelu else jax.nn.gelu(y, approximate=False)
-        x = x + dropout(k2, self.down(y), self.dropout)
+        y = y * jax.nn.sigmoid(1.702 * y) if self.settings.sigmoid_gelu else jax.nn.gelu(y, approximate=False)
+        x = x + dropout(k2, self.down(y), self.settings.dropout)
         return constrain(x, "data", None, None)
 
 
@@ -145,28 +156,22 @@ class Stack(nnx.Module):
         layers: int,
         dim: int,
         heads: int,
-        dropout: float,
-        attention_dropout: float,
-        sigmoid_gelu: bool,
+        block: BlockSettings,
         remat: bool,
-        dtype: Any,
         rngs: nnx.Rngs,
     ):
-        rates = {"dropout": dropout, "attention_dropout": attention_dropout}
-
         def make(key: Array) -> Block:
-            return Block(dim=dim, heads=heads, sigmoid_gelu=sigmoid_gelu, dtype=dtype, rngs=nnx.Rngs(key), **rates)
+            return Block(dim=dim, heads=heads, settings=block, rngs=nnx.Rngs(key))
 
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
         self.layers = layers
-        self.heads = heads
         self.remat = remat
-        self.dtype = dtype
+        self.dtype = block.dtype
 
     def __call__(
         self,
         x: Float[Array, "b n dim"],
-        key: Key[Array, ""] | None = None,
+        key: MaybeKey = None,
         mask: Bool[Array, "#b n n"] | None = None,
     ) -> Float[Array, "b n dim"]:
         """The causal stack's output in the compute dtype (no final norm); dropout where there is a key.
@@ -178,7 +183,7 @@ class Stack(nnx.Module):
         causal = jnp.tril(jnp.ones((1, n, n), bool))
         mask = causal if mask is None else causal & mask
 
-        def step(x: Array, layer: tuple[Block, Any]) -> tuple[Array, None]:
+        def step(x: Array, layer: tuple[Block, MaybeKey]) -> tuple[Array, None]:
             block, layer_key = layer
             return block(x, mask, layer_key), None
 
@@ -218,7 +223,7 @@ def decode(
     blocks: tuple[Block, ...],
     x: Float[Array, "b 1 dim"],
     caches: tuple[Cache, ...],
-    index: Int[Array, ""] | Int[Array, "b"] | int,
+    index: Index,
     mask: Bool[Array, "#b length"] | None = None,
 ) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
     """The output of one more position, at `index` (one for all rows, or one per row), and the caches that hold it.
@@ -231,9 +236,9 @@ def decode(
 
 
 def _extend(
-    blocks: tuple[Block, ...], x: Array, caches: tuple[Cache, ...], index: Any, mask: Array
-) -> tuple[Array, Any]:
-    x = constrain(x.astype(blocks[0].dtype), "data", None, None)
+    blocks: tuple[Block, ...], x: Array, caches: tuple[Cache, ...], index: Index, mask: Array
+) -> tuple[Array, tuple[Cache, ...]]:
+    x = constrain(x.astype(blocks[0].settings.dtype), "data", None, None)
     written = []
     for block, cache in zip(blocks, caches, strict=True):
         x, cache = block.extend(x, cache, index, mask)
@@ -241,8 +246,9 @@ def _extend(
     return x, tuple(written)
 
 
-def _write(cache: Array, part: Array, index: Any) -> Array:
+def _write(cache: Array, part: Array, index: Index) -> Array:
     if jnp.ndim(index) == 0:
         return jax.lax.dynamic_update_slice_in_dim(cache, part, index, axis=1)
-    rows, places = jnp.arange(cache.shape[0])[:, None], index[:, None] + jnp.arange(part.shape[1])
+    rows = jnp.arange(cache.shape[0])[:, None]
+    places = jnp.asarray(index)[:, None] + jnp.arange(part.shape[1])
     return cache.at[rows, places].set(part)

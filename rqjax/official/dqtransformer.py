@@ -1,106 +1,122 @@
-"""The state dict of official DQ-Transformers, in both directions."""
+"""The official DQ-Transformer: its `model` section as a config of ours, and its state dict, both ways."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from rqjax.dq.router import NAMES
 from rqjax.dq.transformer import DQTransformer, DQTransformerConfig
-from rqjax.official.dqtransformer_config import dqtransformer_config as dqtransformer_config  # the fourth one
-from rqjax.store.arrays import from_arrays, to_arrays
-from rqjax.torchfile.table import LINEAR, Entry, export_arrays, import_arrays
+from rqjax.official.layers import stack_entries
+from rqjax.official.section import AGREE, Section
+from rqjax.store.arrays import to_arrays
+from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, layer_entries, shapes_of
 
 PREFIX = "transformer."
-"""Where the transformer stands in a stage-2 checkpoint, beside the `first_stage_model.` that it was trained for."""
+"""The prefix of the transformer's keys in a stage-2 checkpoint."""
 MASK = "attn.mask"
-"""Each layer of the release holds a causal mask: half a gigabyte in all that says nothing."""
-NORMS = (("ln1", "norm1"), ("ln2", "norm2"))
-LINEARS = (
-    *((f"attn.{name}", name) for name in ("key", "query", "value", "proj")),
-    *(("mlp.0", "up"), ("mlp.2", "down")),
-)
-Shapes = Mapping[str, tuple[int, ...]]
+"""Each layer of the release holds a causal mask, all alike."""
+START = {
+    "dqtransformer_uncond_entropy.Dualformer": ("uncond_stage_config", ".PositionAwareSOSProvider"),
+    "dqtransformer_class2_entropy.Dualformer": ("class_cond_stage_config", ".ClassAwareSOSProvider"),
+}
+"""Official classes, by the ends of their names: which section says what a sequence starts with, and its class."""
 
 
-def dqtransformer_keys(config: DQTransformerConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an official state dict's transformer part, in its order, found without making any array."""
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    shapes = {entry.key: entry.shape for entry in _entries(like)}
-    return _named(_with_masks(shapes, (1, 1, config.block_size, config.block_size)))
+def dqtransformer_config(model: object) -> DQTransformerConfig:
+    """Our config for the `model` section of an official file.
 
-
-def dqtransformer_from_torch(state_dict: Mapping[str, Any], config: DQTransformerConfig) -> DQTransformer:
-    """The model of an official state dict: of a whole stage-2 checkpoint, or of its transformer alone.
-
-    Raises InputError naming keys that are missing, unknown or misshapen.
+    Options of training and the section of the first stage are accepted and left to others; images are not packed.
+    Raises InputError naming unknown keys and missing ones, and for special codes of its parts that disagree.
     """
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    part = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
-    tensors = {key: value for key, value in (part or state_dict).items() if not key.endswith(f".{MASK}")}
-    ours = to_arrays(like)
-    arrays = ours | import_arrays(_entries(like), tensors, ours)
-    return from_arrays(like, {path: np.asarray(array, np.float32) for path, array in arrays.items()})
+    top = Section(model, "model")
+    top.ignore("base_learning_rate", "learning_rate", "min_learning_rate")
+    kind, params = top.instance(*START)
+    params.ignore("first_stage_config", "weight_decay", "warmup_epochs", "monitor", "ckpt_path", "ignore_keys")
+    params.ignore("scheduler_type")
+    params.expect(activate_sos_for_fine_sequence=True)
+    name, provider = START[kind]
+    _, network = params.section("transformer_config").instance(".StackGPT")
+    _, permuter = params.section("permuter_config").instance(".DualGrainSeperatePermuter")
+    _, start = params.section(name).instance(provider)
+    network.expect(activate_pad_ignore=True)
+    config = DQTransformerConfig(
+        grids=(permuter.whole("coarse_hw"), permuter.whole("fine_hw")),
+        codebook_size=permuter.whole("content_pad_code"),
+        classes=start.whole("n_classes") if name == "class_cond_stage_config" else 0,
+        order=permuter.text("fine_position_order", "region-first"),
+        **network.take(Section.whole, "block_size", dim="n_embd", heads="n_head"),
+        **network.take(Section.whole, position_layers="position_layer", content_layers="content_layer"),
+        **network.take(
+            Section.number, embedding_dropout="embd_pdrop", dropout="resid_pdrop", attention_dropout="attn_pdrop"
+        ),
+        dtype="float32",
+        remat=False,
+        position_loss_weight=params.number("position_loss_weight", 1.0),
+        content_loss_weight=params.number("content_loss_weight", 1.0),
+    )
+    config.check()
+    _check_codes(config, network, permuter, start)
+    top.finish()
+    return config
 
 
-def dqtransformer_to_torch(model: DQTransformer) -> dict[str, np.ndarray | Callable[[], np.ndarray]]:
-    """The transformer part of an official checkpoint's state dict, in its order of keys.
-
-    Masks are one and the same function, which makes the array when `rqjax.torchfile.file.save` writes them, once for
-    all.
-    """
-    size = model.network.pos_emb.shape[0]
-    state_dict = export_arrays(_entries(model), to_arrays(model))
-    return _named(_with_masks(state_dict, lambda: np.tril(np.ones((1, 1, size, size), np.float32))))
-
-
-def _named(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    return {PREFIX + key: value for key, value in state_dict.items()}
-
-
-def _with_masks(state_dict: Mapping[str, Any], mask: Any) -> dict[str, Any]:
-    """The state dict with each layer's mask in front of its attention's weights."""
-    found: dict[str, Any] = {}
-    for key, value in state_dict.items():
-        if key.endswith(".attn.key.weight"):
-            found[key.replace("attn.key.weight", MASK)] = mask
-        found[key] = value
-    return found
+def _check_codes(config: DQTransformerConfig, network: Section, permuter: Section, start: Section) -> None:
+    """Refuses special codes other than those that the grids, the codebook's size and the classes make."""
+    layout = config.layout
+    pads, ends = {"content_pad_code": layout.content_pad}, {"content_eos_code": layout.content_end}
+    sizes = {"vocab_size": layout.content_size, "segment_size": len(layout.grids)}
+    for grain, name in enumerate(("coarse", "fine")):
+        pads[f"{name}_position_pad_code"] = layout.position_pad[grain]
+        ends[f"{name}_position_eos_code"] = layout.position_end[grain]
+        sizes[f"{name}_position_size"] = layout.position_sizes[grain]
+    content, (coarse, fine) = layout.content_start, layout.position_start
+    if config.classes:
+        starts = {"threshold_content": content, "threshold_coarse_position": coarse, "threshold_fine_position": fine}
+    else:
+        starts = {"coarse_sos": content, "fine_sos": content, "coarse_pos_sos": coarse, "fine_pos_sos": fine}
+    network.expect(AGREE, required=True, **pads, **sizes)
+    permuter.expect(AGREE, required=True, **pads, **ends)
+    start.expect(AGREE, required=True, **starts, coarse_seg_sos=0, fine_seg_sos=1)
 
 
-def _entries(model: DQTransformer) -> Iterator[Entry]:
+def entries(model: DQTransformer) -> Iterator[Entry]:
     """Where each tensor lives, in the order of the official files; `model` may hold shapes.
 
     The release has two grains. The position embedding of a third is named after its grain in the same way.
     """
-    shapes: Shapes = {path: tuple(array.shape) for path, array in to_arrays(model).items()}
+    shapes = shapes_of(model)
     yield Entry("pos_emb", "network/pos_emb", (1, *shapes["network/pos_emb"]))
-    tables = [f"content_{name}_pos_emb" for name in NAMES[len(model.layout.grids)]]
-    paths = {table: f"position_embs/{g}" for g, table in enumerate(tables)}
-    for key, path in (paths | {"content_emb": "content_emb", "seg_emb": "grain_emb"}).items():
-        yield Entry(f"{key}.weight", f"network/{path}/embedding", shapes[f"network/{path}/embedding"])
+    grains = len([path for path in shapes if path.startswith("network/position_embs/")])
+    for grain, name in enumerate(NAMES[grains]):
+        yield from layer_entries(f"content_{name}_pos_emb", f"network/position_embs/{grain}", shapes)
+    yield from layer_entries("content_emb", "network/content_emb", shapes)
+    yield from layer_entries("seg_emb", "network/grain_emb", shapes)
     for name in ("position", "content"):
-        blocks = f"network/{name}_stack/blocks"
-        for layer in range(shapes[f"{blocks}/norm1/scale"][0]):
-            yield from _block(shapes, f"{name}_transformer.{layer}", blocks, layer)
+        yield from stack_entries(f"{name}_transformer", f"network/{name}_stack/blocks", shapes)
     for name in ("position", "content"):
-        yield from _norm(shapes, f"{name}_head.0", f"network/{name}_head/norm", None)
-        kernel = shapes[f"network/{name}_head/kernel"]
-        yield Entry(f"{name}_head.1.weight", f"network/{name}_head/kernel", kernel[::-1], LINEAR)
+        yield from layer_entries(f"{name}_head.0", f"network/{name}_head/norm", shapes)
+        yield from layer_entries(f"{name}_head.1", f"network/{name}_head", shapes)
 
 
-def _block(shapes: Shapes, key: str, path: str, layer: int) -> Iterator[Entry]:
-    for theirs, ours in NORMS:
-        yield from _norm(shapes, f"{key}.{theirs}", f"{path}/{ours}", layer)
-    for theirs, ours in LINEARS:
-        # our kernel splits its outputs by heads, or its inputs
-        bias = int(np.prod(shapes[f"{path}/{ours}/bias"][1:]))
-        inputs = int(np.prod(shapes[f"{path}/{ours}/kernel"][1:])) // bias
-        yield Entry(f"{key}.{theirs}.weight", f"{path}/{ours}/kernel", (bias, inputs), LINEAR, layer)
-        yield Entry(f"{key}.{theirs}.bias", f"{path}/{ours}/bias", (bias,), layer=layer)
+def dqtransformer_from_torch(state_dict: StateDict, config: DQTransformerConfig) -> DQTransformer:
+    """The model, of NumPy arrays, of a whole stage-2 state dict or of its transformer alone.
+
+    Raises InputError naming keys that are missing, unknown or of another shape.
+    """
+    like = jax.eval_shape(config.init, jax.random.key(0))
+    part = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
+    tensors = {key: value for key, value in (part or state_dict).items() if not key.endswith(f".{MASK}")}
+    return import_tree(entries(like), tensors, like)
 
 
-def _norm(shapes: Shapes, key: str, path: str, layer: int | None) -> Iterator[Entry]:
-    for theirs, ours in (("weight", "scale"), ("bias", "bias")):
-        yield Entry(f"{key}.{theirs}", f"{path}/{ours}", shapes[f"{path}/{ours}"][-1:], layer=layer)
+def dqtransformer_to_torch(model: DQTransformer) -> dict[str, np.ndarray]:
+    """The transformer's part of an official state dict, in its order of keys; all masks are one and the same array."""
+    tensors, state_dict = export_arrays(entries(model), to_arrays(model)), {}
+    size = tensors["pos_emb"].shape[1]
+    mask = np.tril(np.ones((1, 1, size, size), np.float32))
+    for key, tensor in tensors.items():
+        if key.endswith(".attn.key.weight"):
+            state_dict[PREFIX + key.replace("attn.key.weight", MASK)] = mask
+        state_dict[PREFIX + key] = tensor
+    return state_dict

@@ -1,73 +1,183 @@
-"""Where each tensor of an official DQ-VAE state dict lives in ours, both ways."""
+"""The official DQ-VAE: its `model` section as a config of ours, and its state dict as a model of ours, both ways."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.vae import DQVAE, DQVAEConfig
-from rqjax.official.dqvae_config import dqvae_config as dqvae_config  # the third of its public functions
-from rqjax.store.arrays import from_arrays, to_arrays
-from rqjax.torchfile.table import Entry, conv, export_arrays, import_arrays, linear
+from rqjax.errors import InputError
+from rqjax.official.layers import codebook_entries, in_order, network_entries
+from rqjax.official.section import AGREE, Section
+from rqjax.official.thresholds import threshold
+from rqjax.store.arrays import to_arrays
+from rqjax.torchfile.table import Entry, Shapes, StateDict, export_arrays, import_tree, shapes_of
 
-WEIGHT = "quantize.codebook.weight"
-"""The official book holds one row more than it has codes, for padding."""
+CODEBOOK = "quantizer"
+MODELS = {
+    "dqvae_dual_feat.DualGrainVQModel": 2,
+    "dqvae_dual_entropy.DualGrainVQModel": 2,
+    "dqvae_triple_feat.TripleGrainVQModel": 3,
+}
+"""Official classes, by the ends of their names, and how many grains they have."""
+ENCODERS = ("EncoderDual.DualGrainEncoder", "EncoderTriple.TripleGrainEncoder")
+IGNORED = (
+    *("quant_sample_temperature", "ckpt_path", "ignore_keys", "image_key", "monitor"),
+    *("warmup_epochs", "loss_with_epoch", "scheduler_type"),
+)
+LOSS = (
+    *("disc_start", "disc_config", "disc_init", "pixelloss_weight", "disc_factor", "disc_weight", "perceptual_weight"),
+    *("disc_conditional", "disc_loss", "disc_weight_max", "disc_adaptive_loss"),
+)
+"""Options of the model and of its loss that say nothing about the arrays."""
+GATES = {"1layer-fc": (1, "silu"), "2layer-fc-SiLu": (2, "silu"), "2layer-fc-ReLu": (2, "relu")}
+POSITIONS = {"fourier": "fourier", "fourier+learned": "fourier+learned", "learned": "none", "learned-relative": "none"}
+"""The last two build tables that the release never applies, so they add nothing."""
+BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
+    "budget.BudgetConstraint_RatioMSE_DualGrain": (("target_ratio",), {"min_grain_size": 8, "max_grain_size": 16}),
+    "budget.BudgetConstraint_NormedSeperateRatioMSE_TripleGrain": (
+        ("target_median_ratio", "target_fine_ratio"),
+        {"min_grain_size": 8, "median_grain_size": 16, "max_grain_size": 32},
+    ),
+}
+"""The shares that each budget is told, coarser first, and the grids that it takes for granted if it isn't told."""
 
 
-def entries(model: DQVAE) -> list[Entry]:
-    """The table of everything but the code vectors, in the order of our arrays; `model` may hold shapes."""
-    book, renames = model.codebooks[0], _renames(model)
-    table = [
-        _entry(path, tuple(ours.shape), renames)
-        for path, ours in to_arrays(model).items()
-        if path.startswith("network/")
-    ]
-    return [
-        *table,
-        Entry("quantize.codebook.cluster_size_ema", "codebooks/0/count", tuple(book.count.shape)),
-        Entry("quantize.codebook.embed_ema", "codebooks/0/total", tuple(book.total.shape)),
-    ]
+def dqvae_config(model: object, entropy_bins: str = "0_1", place: str = "model") -> DQVAEConfig:
+    """Our config for the `model` section of an official file, which is at `place` there.
+
+    Options of training are accepted and left to others. The published tables and weights mean entropy bins "0_1".
+    Raises InputError naming unknown keys, and for values that we do not support.
+    """
+    top = Section(model, place)
+    top.ignore("base_learning_rate", "learning_rate", "min_learning_rate")
+    kind, params = top.instance(*MODELS)
+    params.ignore(*IGNORED)
+    _, encoder = params.section("encoderconfig").instance(*ENCODERS)
+    encoder.expect(dropout=0, resamp_with_conv=True, in_channels=3)
+    position, decoder = _decoder(params.section("decoderconfig"))
+    _, quantizer = params.section("vqconfig").instance("quantize2_mask.VectorQuantize2")
+    quantizer.expect(accept_image_fmap=True, channel_last=False)
+    quantizer.ignore("quant_sample_temperature", "temp")
+    config = DQVAEConfig(
+        **encoder.take(Section.whole, "resolution", "ch", "num_res_blocks", "z_channels"),
+        **encoder.take(Section.wholes, "ch_mult", "attn_resolutions"),
+        **decoder.take(Section.whole, decoder_ch="ch", decoder_num_res_blocks="num_res_blocks"),
+        **decoder.take(Section.wholes, decoder_ch_mult="ch_mult", decoder_attn_resolutions="attn_resolutions"),
+        **quantizer.take(Section.whole, embed_dim="codebook_dim", codebook_size="codebook_size"),
+        position=position,
+        window_size=decoder.whole("window_size", 2),
+        decay=quantizer.number("decay", 0.99),
+        restart_threshold=1.0 if quantizer.flag("restart_unused_codes", True) else 0.0,
+        commitment_weight=quantizer.number("commitment_beta", 0.25),
+        grains=MODELS[kind],
+    )
+    coarse = max(config.resolution >> max(len(config.ch_mult) - 1, 0), 1)
+    grids, patch = tuple(coarse << grain for grain in range(config.grains)), config.resolution // coarse
+    decoder.expect(AGREE, in_ch=config.z_channels, resolution=config.resolution, latent_size=grids[-1])
+    params.expect(AGREE, quant_before_dim=config.z_channels, quant_after_dim=config.embed_dim)
+    if by_entropy := "entropy" in kind:
+        params.expect(AGREE, entropy_patch_size=patch, image_size=config.resolution)
+    loss = _loss(params.section("lossconfig"))
+    route = _by_entropy(encoder, entropy_bins, patch) if by_entropy else _by_features(encoder, loss, grids)
+    top.finish()
+    config = dataclasses.replace(config, routing=route)
+    config.check()
+    return config
 
 
-def _renames(model: DQVAE) -> dict[str, str]:
+def _decoder(part: Section) -> tuple[str, Section]:
+    """The positions that the release's decoder adds (none for types whose tables it only holds), and its options."""
+    kind, decoder = part.instance("DecoderPositional.Decoder", "Decoder.Decoder")
+    decoder.expect(out_ch=3, dropout=0, resamp_with_conv=True, give_pre_end=False)
+    if kind == "Decoder.Decoder":
+        decoder.ignore("position_type")
+        return "none", decoder
+    return POSITIONS[decoder.text("position_type", choices=POSITIONS)], decoder
+
+
+def _loss(part: Section) -> Section:
+    """The options of the loss, of which only the budget says something about the model."""
+    _, loss = part.instance("vqperceptual_multidisc.VQLPIPSWithDiscriminator", "vqperceptual.DummyLoss")
+    loss.expect(codebook_weight=1)
+    loss.ignore(*LOSS)
+    return loss
+
+
+def _by_entropy(encoder: Section, bins: str, patch: int) -> RoutingConfig:
+    _, router = encoder.section("router_config").instance("RouterDual.DualGrainFixedEntropyRouter")
+    encoder.expect(AGREE, required=True, update_router=False)
+    spellings = [key for key in ("fine_grain_ratito", "fine_grain_ratio") if router.has(key)]
+    if len(ratios := {router.number(key) for key in spellings or ["fine_grain_ratito"]}) != 1:
+        raise InputError(f"fine_grain_ratito and fine_grain_ratio are {sorted(ratios)}: give one of them")
+    ratio = ratios.pop()
+    cut = threshold(router.text("json_path"), ratio, bins, patch)
+    return RoutingConfig(
+        router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, entropy_bins=bins, thresholds=(cut,)
+    )
+
+
+def _by_features(encoder: Section, loss: Section, grids: tuple[int, ...]) -> RoutingConfig:
+    kinds = ("RouterDual.DualGrainFeatureRouter", "RouterTriple.TripleGrainFeatureRouter")
+    _, router = encoder.section("router_config").instance(*kinds)
+    encoder.expect(AGREE, update_router=True)
+    router.expect(AGREE, num_channels=encoder.whole("z_channels"))
+    layers, activation = GATES[router.text("gate_type", "1layer-fc", choices=GATES)]
+    groups = router.text("normalization_type", "none")
+    if not re.fullmatch("none|group-[1-9][0-9]{0,8}", groups):
+        raise InputError(f"normalization_type of the router is {ascii(groups)[:80]}: expected none, or group-NUMBER")
+    groups = 0 if groups == "none" else int(groups.removeprefix("group-"))
+    ratios, weight = _budget(loss, grids)
+    return RoutingConfig(ratios=ratios, budget_weight=weight, groups=groups, layers=layers, activation=activation)
+
+
+def _budget(loss: Section, grids: tuple[int, ...]) -> tuple[tuple[float, ...], float]:
+    """The shares that the budget pulls to, and its weight; without one the shares mean nothing."""
+    if not loss.has("budget_loss_config"):
+        return (0.0,) * (len(grids) - 1), 0.0
+    kind, budget = loss.section("budget_loss_config").instance(*BUDGETS)
+    names, sizes = BUDGETS[kind]
+    found = tuple(budget.whole(name, default) for name, default in sizes.items())
+    if found != grids:
+        raise InputError(f"the budget's grain sizes are {found}: the encoder's grids have {grids}")
+    weight = budget.number("gamma", 1.0)
+    if not budget.flag("calculate_all", True) and len(grids) == 2:
+        weight /= 2  # the release's dual loss is the doubled one that ours is, unless it is told not to
+    return tuple(budget.number(name, 0.0) for name in names), weight
+
+
+def entries(model: DQVAE) -> Iterator[Entry]:
+    """Where each tensor lives; `model` may hold shapes."""
+    shapes = shapes_of(model)
+    yield from network_entries(shapes, _renames(shapes))
+    yield from codebook_entries("quantize.codebook", CODEBOOK, shapes)
+
+
+def _renames(shapes: Shapes) -> dict[str, str]:
     """Our module names that differ from the official ones: counted through an activation, or alone of their kind."""
-    encoder, decoder = model.network.encoder, model.network.decoder
+    has = lambda part: any(part in path for path in shapes)  # noqa: E731
     renames = {"position_bias_fourier.conv": "position_bias_fourier.lff.ffm.conv"}
-    if decoder.fourier != decoder.learned:
+    if has("position_bias_fourier") != has("position_bias_learned"):
         renames |= {"position_bias_fourier": "position_bias", "position_bias_learned": "position_bias"}
-    if not model.routing.by_entropy:
-        renames |= {"gate.1": "gate.2"} if len(encoder.router.gate) == 2 else {"gate.0": "gate"}
-    return renames
+    return renames | ({"gate.1": "gate.2"} if has("router/gate/1") else {"gate.0": "gate"})
 
 
-def _entry(path: str, shape: tuple[int, ...], renames: Mapping[str, str]) -> Entry:
-    *parents, leaf = path.removeprefix("network/").split("/")
-    key = ".".join([*parents, "bias" if leaf == "bias" else "weight"])
-    for ours, official in renames.items():
-        key = key.replace(ours, official)
-    if leaf == "kernel":
-        return conv(key, path, shape) if len(shape) == 4 else linear(key, path, shape, shape[0])
-    return Entry(key, path, shape)
-
-
-def dqvae_from_torch(state_dict: Mapping[str, Any], config: DQVAEConfig) -> DQVAE:
-    """The model, of numpy arrays, that an official state dict holds.
+def dqvae_from_torch(state_dict: StateDict, config: DQVAEConfig) -> DQVAE:
+    """The model, of NumPy arrays, that an official state dict holds.
 
     Keys of its losses (`loss.*`) are left to others. Where the config's position is "none", so are position tables: the
-    reference saves some that it never applies. Raises InputError naming keys that are missing, unknown or of another
+    release saves some that it never applies. Raises InputError naming keys that are missing, unknown or of another
     shape.
     """
     unused = ("loss.", "decoder.position_bias.") if config.position == "none" else ("loss.",)
     kept = {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}
     like = jax.eval_shape(config.init, jax.random.key(0))
-    book = Entry(WEIGHT, WEIGHT, (config.codebook_size + 1, config.embed_dim))
-    arrays = import_arrays([*entries(like), book], kept, {**to_arrays(like), WEIGHT: book})
-    weight = arrays.pop(WEIGHT)
-    return from_arrays(like, {**arrays, "codebooks/0/embed": weight[:-1], "padding": weight[-1]})
+    return import_tree(entries(like), kept, like)
 
 
 def dqvae_to_torch(model: DQVAE) -> dict[str, np.ndarray]:
-    """The official state dict of a model, without `loss.*`: the inverse of dqvae_from_torch."""
-    weight = np.concatenate([np.asarray(model.codebooks[0].embed), np.asarray(model.padding)[None]])
-    return {**export_arrays(entries(model), to_arrays(model)), WEIGHT: weight}
+    """The official state dict of a model, in its order of keys, without `loss.*`: the inverse of dqvae_from_torch."""
+    return in_order(export_arrays(entries(model), to_arrays(model)))

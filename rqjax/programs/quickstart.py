@@ -17,16 +17,18 @@ from absl import flags
 from rqjax import data
 from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
 from rqjax.errors import InputError
+from rqjax.interface import Prior, Tokenizer
+from rqjax.nets.sampling import Draw
 from rqjax.programs.reconstruct import reconstructions
 from rqjax.programs.report import write_report
 from rqjax.programs.sample import picture, sample
 from rqjax.programs.train import train
-from rqjax.quantize.codebook import perplexity, usage
+from rqjax.quantize import perplexity, usage
 from rqjax.quantize.dynamic import code_count
-from rqjax.rq.sample import SamplingOptions
 from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
 from rqjax.run.log import read_metrics
+from rqjax.stages.predict import PredictConfig
 
 FLAGS = flags.FlagValues()
 OUT = flags.DEFINE_string(
@@ -45,7 +47,7 @@ CAPTIONS = {
 
 
 def main(_: Sequence[str]) -> None:
-    """Runs what the flags describe."""
+    """Trains both stages of one family, and writes the report."""
     if OUT.value is None:
         raise InputError("quickstart needs --out DIR")
     _use_two_cores()
@@ -53,7 +55,9 @@ def main(_: Sequence[str]) -> None:
     clock = _Clock()
     tokenizer, prior = f"{MODEL.value}vae", f"{MODEL.value}transformer"
     configs = {name: load_file("quickstart", name) for name in (tokenizer, prior, "classifier")}
-    configs[prior].stage.tokenizer_path = str(out / tokenizer)
+    stage = configs[prior].stage
+    assert isinstance(stage, PredictConfig)
+    stage.tokenizer_path = str(out / tokenizer)
     models = {}
     for name, config in configs.items():
         config.preview_every = config.steps + 1  # the report has its own pictures, and each preview compiles a program
@@ -62,7 +66,7 @@ def main(_: Sequence[str]) -> None:
     held_out = _held_out(configs[tokenizer])
     measure = _residual_figures if MODEL.value == "rq" else _dynamic_figures
     summary = measure(models[tokenizer], held_out["image"], out)
-    images, labels = _samples(configs[prior], models[prior], models[tokenizer], out)
+    images, labels = _samples(stage, configs[prior].seed, models[prior], models[tokenizer], out)
     judge = models["classifier"]
     summary["class_accuracy_by_a_small_classifier_trained_on_real_images"] = {
         "samples": _accuracy(judge, images, labels),
@@ -121,12 +125,11 @@ def _residual_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) -
     rows = reconstructions(tokenizer, images)
     _write_rows(out / "reconstructions.png", images, *rows.values())
     codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
-    sizes = [book.size for book in tokenizer.codebooks]
+    sizes = tokenizer.quantizer.sizes
     used, effective = {}, {}
     for d, name in enumerate(rows):
-        size = sizes[min(d, len(sizes) - 1)]
-        used[name] = float(usage(codes[..., d], size))
-        effective[name] = float(perplexity(codes[..., d], size))
+        used[name] = float(usage(codes[..., d], sizes[d]))
+        effective[name] = float(perplexity(codes[..., d], sizes[d]))
     return {
         "held_out_images": len(images),
         "reconstruction_mean_squared_error": {name: _error(row, images) for name, row in rows.items()},
@@ -159,8 +162,8 @@ def _dynamic_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) ->
             }
             for name, row in rows.items()
         },
-        "code_usage": float(usage(codes.codes, tokenizer.codebooks[0].size)),
-        "code_perplexity": float(perplexity(codes.codes, tokenizer.codebooks[0].size)),
+        "code_usage": float(usage(codes.codes, tokenizer.config.codebook_size)),
+        "code_perplexity": float(perplexity(codes.codes, tokenizer.config.codebook_size)),
     }
 
 
@@ -171,13 +174,14 @@ def _overlay(images: np.ndarray, grain: np.ndarray) -> np.ndarray:
     return (0.55 * images + 0.45 * veil).astype(np.uint8)
 
 
-def _samples(config: Config, prior: Any, tokenizer: Any, out: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+def _samples(
+    stage: PredictConfig, seed: int, prior: Prior, tokenizer: Tokenizer, out: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray]:
     """Samples of every class and their labels; writes samples.png and samples.npz."""
-    stage = config.stage
-    classes = stage.model.classes
+    classes = stage.model.condition.size
     labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
-    options = SamplingOptions(temperature=stage.temperature, top_k=stage.top_k or None, top_p=stage.top_p)
-    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(config.seed), 100, options)))
+    draw = Draw(temperature=stage.temperature, top_k=stage.top_k, top_p=stage.top_p)
+    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(seed), 100, draw)))
     np.savez_compressed(out / "samples.npz", image=images, label=labels)
     shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]
     write_png(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))
@@ -201,6 +205,6 @@ def _error(row: np.ndarray, images: np.ndarray) -> float:
 
 
 def _accuracy(judge: Any, images: np.ndarray, labels: np.ndarray) -> float:
-    found = jax.jit(lambda judge, image: judge.classify(to_float(image)))
-    parts = [np.asarray(found(judge, jnp.asarray(images[i : i + 200]))) for i in range(0, len(images), 200)]
+    classify = jax.jit(lambda judge, image: judge.classify(to_float(image)))
+    parts = [np.asarray(classify(judge, jnp.asarray(images[i : i + 200]))) for i in range(0, len(images), 200)]
     return float(np.mean(np.concatenate(parts) == labels))

@@ -2,16 +2,17 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import UInt8
 
 from rqjax import data
 from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
 from rqjax.errors import InputError
-from rqjax.run.directory import load_tokenizer
+from rqjax.interface import Tokenizer
+from rqjax.run.directory import Run
 
 FLAGS = flags.FlagValues()
 TOKENIZER = flags.DEFINE_string(
@@ -29,11 +30,11 @@ OUT = flags.DEFINE_string(
 
 
 def main(_: Sequence[str]) -> None:
-    """Reconstructs what the flags describe."""
+    """Reconstructs the images that the flags name."""
     if TOKENIZER.value is None or IMAGES.value is None:
         raise InputError("reconstruct needs --tokenizer DIR and --images FOLDER")
-    config, tokenizer = load_tokenizer(TOKENIZER.value)
-    size = config.stage.model.resolution
+    run = Run.open(TOKENIZER.value).tokenizer()
+    size, tokenizer = run.tokenizer_config.resolution, run.model()
     source = data.DataConfig(name="folder", path=IMAGES.value, split="all", resize=size, size=size, batch=COUNT.value)
     images = next(iter(data.examples(source, COUNT.value)))["image"]
     rows = reconstructions(tokenizer, images)
@@ -44,10 +45,7 @@ def main(_: Sequence[str]) -> None:
         print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
 
 
-def reconstructions(tokenizer: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+def reconstructions(tokenizer: Tokenizer, images: UInt8[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
     """uint8 reconstructions by name: `depth 1` .. `depth D` for residual codes, else `decoded`."""
-    if not hasattr(tokenizer, "partial_latents"):
-        return {"decoded": np.asarray(jax.jit(lambda t, x: to_uint8(t.reconstruct(to_float(x))))(tokenizer, images))}
-    latents = jax.jit(lambda t, x: t.partial_latents(to_float(x)))(tokenizer, images)
-    decode = jax.jit(lambda t, z: to_uint8(t.network.image(z)))
-    return {f"depth {d + 1}": np.asarray(decode(tokenizer, z)) for d, z in enumerate(latents)}
+    steps = np.asarray(jax.jit(lambda t, x: to_uint8(t.progressive(to_float(x))))(tokenizer, images))
+    return {f"depth {d + 1}": step for d, step in enumerate(steps)} if len(steps) > 1 else {"decoded": steps[0]}

@@ -5,13 +5,13 @@ import html
 import io
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
 from rqjax.errors import InputError
-from rqjax.run.log import read_metrics
+from rqjax.run.log import Line, read_metrics
 
 FLAGS = flags.FlagValues()
 RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.", flag_values=FLAGS)
@@ -47,9 +47,9 @@ def write_report(
     path: pathlib.Path,
     title: str,
     *,
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    runs: Mapping[str, Sequence[Line]],
     pictures: Mapping[str, pathlib.Path],
-    summary: Mapping[str, Any],
+    summary: Mapping[str, object],
 ) -> None:
     """Writes a page that needs no other file: pictures by caption, curves by run, and the summary as a table."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
@@ -79,12 +79,12 @@ def _figure(png: bytes, caption: str, kind: str) -> str:
     )
 
 
-def _table(summary: Mapping[str, Any]) -> str:
+def _table(summary: Mapping[str, object]) -> str:
     rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{_cell(v)}</td></tr>" for k, v in summary.items())
     return f"<table>{rows}</table>"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, Mapping):
         return _table(value)
     if isinstance(value, list | tuple):
@@ -92,7 +92,7 @@ def _cell(value: Any) -> str:
     return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
+def _curves(lines: Sequence[Line]) -> bytes:
     """One small chart per metric; those with a number per depth share one."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for line in lines for name in line if name != "step"):
@@ -104,8 +104,8 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
     for place, (group, names) in enumerate(groups.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
         for name in names:
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name.rpartition("_")[2], linewidth=1.2)
+            points = [(line["step"], y) for line in lines if (y := line.get(name)) is not None]
+            axes.plot(*np.array(points, float).reshape(-1, 2).T, label=name.rpartition("_")[2], linewidth=1.2)
         axes.set_title(group.replace("_", " "), fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

@@ -1,8 +1,8 @@
 """New images from a prior: `rqjax sample --prior runs/quickstart/rqtransformer --label 8 --count 16 --out bags.png`."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,14 @@ import numpy as np
 from absl import flags
 
 from rqjax.data.images import enlarge, tile, to_uint8, write_png
+from rqjax.dq.transformer import DQTransformer
 from rqjax.errors import InputError
-from rqjax.rq.sample import SamplingOptions
-from rqjax.run.directory import check_tokenizer, licences, load_model, load_tokenizer
+from rqjax.interface import Condition, Prior, Tokenizer
+from rqjax.nets.sampling import Draw
+from rqjax.run.directory import Run
+from rqjax.stages.predict import PredictConfig
 
+T = TypeVar("T")
 FLAGS = flags.FlagValues()
 PRIOR = flags.DEFINE_string(
     "prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.", flag_values=FLAGS
@@ -39,6 +43,17 @@ TOP_P = flags.DEFINE_list(
     "Keep the likeliest codes that hold this probability: one value or one per depth.",
     flag_values=FLAGS,
 )
+POSITION_TEMPERATURE = flags.DEFINE_float(
+    "position_temperature", None, "Of a DQ prior's positions; that of its contents if not given.", flag_values=FLAGS
+)
+POSITION_TOP_K = flags.DEFINE_integer("position_top_k", None, "The same for top_k; 0 keeps all.", flag_values=FLAGS)
+POSITION_TOP_P = flags.DEFINE_float("position_top_p", None, "The same for top_p.", flag_values=FLAGS)
+FIXED_POSITIONS = flags.DEFINE_bool(
+    "fixed_positions",
+    True,
+    "Of a DQ prior: the finest grain's positions are all that is left, in order; else they are drawn.",
+    flag_values=FLAGS,
+)
 SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same images.", flag_values=FLAGS)
 BATCH = flags.DEFINE_integer("batch", 64, "Images made at once.", lower_bound=1, flag_values=FLAGS)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)
@@ -48,23 +63,20 @@ OUT = flags.DEFINE_string(
 
 
 def main(_: Sequence[str]) -> None:
-    """Samples what the flags describe."""
+    """Draws the images that the flags ask for."""
     if PRIOR.value is None:
         raise InputError("sample needs --prior DIR, the run directory of a prior")
-    config, prior = load_model(PRIOR.value, ema=EMA.value)
-    if not hasattr(prior, "generate"):
-        raise InputError(f"--prior {PRIOR.value} holds a tokenizer: expected the run directory of a prior")
-    other, tokenizer = load_tokenizer(TOKENIZER.value or PRIOR.value)
-    check_tokenizer(config, other)
-    classes = config.stage.model.classes
-    rows = [_number("label", x, int) for x in LABEL.value] or list(range(classes or 1))
+    run = Run.open(PRIOR.value)
+    stage = run.config.stage
+    if not isinstance(stage, PredictConfig):
+        raise InputError(f"--prior {PRIOR.value} holds no prior: expected the run directory of one")
+    other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
+    run.check_tokenizer(other)
+    prior, tokenizer = run.model(ema=EMA.value), other.model()
+    rows = _rows(stage.model.condition)
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
-    options = SamplingOptions(
-        temperature=_numbers("temperature", TEMPERATURE.value, float),
-        top_k=_numbers("top_k", TOP_K.value, int),
-        top_p=_numbers("top_p", TOP_P.value, float),
-    )
-    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(SEED.value), BATCH.value, options)))
+    draws = _draws(stage.model.streams)
+    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(SEED.value), BATCH.value, draws)))
     out = pathlib.Path(OUT.value)
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,19 +85,57 @@ def main(_: Sequence[str]) -> None:
         columns = COUNT.value if len(rows) > 1 else min(COUNT.value, int(np.ceil(COUNT.value**0.5)))
         write_png(out, picture(images, columns))
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
-    for licence in licences(*filter(None, (PRIOR.value, TOKENIZER.value))):
+    for licence in dict.fromkeys([*run.licences, *other.licences]):
         print(f"licence of the weights: {licence}")
 
 
+def _rows(condition: Condition) -> list[int]:
+    """The labels of the picture's rows: those of the flag, else every class. Raises InputError for a prior of texts."""
+    if condition.field == "text":
+        raise InputError("this prior is led by a text, and --label gives classes: call its generate() with token ids")
+    return [_number("label", word, int) for word in LABEL.value] or list(range(condition.size))
+
+
+def _draws(streams: Sequence[str]) -> list[Draw]:
+    """The settings of each stream, by the flags. Raises InputError for flags that the prior has no streams for."""
+    temperature = [_number("temperature", word, float) for word in TEMPERATURE.value]
+    top_k = [_number("top_k", word, int) for word in TOP_K.value] or [0]
+    top_p = [_number("top_p", word, float) for word in TOP_P.value]
+    positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
+    two = "positions" in streams
+    if not two and (given := [flag.name for flag in positions if flag.value is not None]):
+        raise InputError(f"--{given[0]} is for DQ priors: this one has {', '.join(streams)}")
+    each = 1 if two else len(streams)
+    for name, values in {"temperature": temperature, "top_k": top_k, "top_p": top_p}.items():
+        if len(values) not in (1, each):
+            many = f"and that of positions as --position_{name}" if two else f"or one for each of {each} depths"
+            raise InputError(f"--{name} has {len(values)} values: give one, {many}")
+    draws = [
+        Draw(temperature=temperature[i % len(temperature)], top_k=top_k[i % len(top_k)], top_p=top_p[i % len(top_p)])
+        for i in range(each)
+    ]
+    if two:
+        said = [flag.value for flag in positions]
+        draws.append(
+            Draw(
+                temperature=temperature[0] if said[0] is None else float(said[0]),
+                top_k=top_k[0] if said[1] is None else int(said[1]),
+                top_p=top_p[0] if said[2] is None else float(said[2]),
+            )
+        )
+    return draws
+
+
 def sample(
-    prior: Any, tokenizer: Any, labels: np.ndarray, key: jax.Array, batch: int, options: Any
+    prior: Prior, tokenizer: Tokenizer, labels: np.ndarray, key: jax.Array, batch: int, draws: Draw | Sequence[Draw]
 ) -> Iterator[np.ndarray]:
     """uint8 images [<= batch, h, w, 3] for every label in turn, by one compiled program; the last may be fewer."""
     decode = jax.jit(lambda tokenizer, codes: to_uint8(tokenizer.decode_codes(codes)))
+    more = {"fixed_positions": FIXED_POSITIONS.value} if isinstance(prior, DQTransformer) else {}
     for i in range(0, len(labels), batch):
         part = labels[i : i + batch]
         whole = jnp.asarray(np.pad(part, (0, min(batch, len(labels)) - len(part)), mode="edge"))
-        codes = prior.generate(tokenizer, whole, jax.random.fold_in(key, i), options)
+        codes = prior.generate(tokenizer, whole, jax.random.fold_in(key, i), draws, **more)
         yield np.asarray(decode(tokenizer, codes))[: len(part)]
 
 
@@ -97,12 +147,7 @@ def picture(images: np.ndarray, columns: int) -> np.ndarray:
     return enlarge(tile(rows), max(1, 64 // images.shape[1]))
 
 
-def _numbers(flag: str, words: Sequence[str], kind: type) -> Any:
-    values = [_number(flag, word, kind) for word in words]
-    return (values[0] if len(values) == 1 else tuple(values)) if values else None
-
-
-def _number(flag: str, word: str, kind: type) -> Any:
+def _number(flag: str, word: str, kind: Callable[[str], T]) -> T:
     try:
         return kind(word)
     except ValueError as error:

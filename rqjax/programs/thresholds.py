@@ -36,11 +36,11 @@ def main(_: Sequence[str]) -> None:
         settings.name, settings.path = "folder", IMAGES.value
     entropy = jax.jit(lambda image: patch_entropy(to_float(image), PATCH.value, BINS_FLAG.value))
     with data.examples(settings, COUNT.value) as batches:
-        found = [np.asarray(entropy(batch["image"])).reshape(-1) for batch in batches]
-    table = ThresholdTable(thresholds(np.concatenate(found)), BINS_FLAG.value, PATCH.value)
+        entropies = [np.asarray(entropy(batch["image"])).reshape(-1) for batch in batches]
+    table = ThresholdTable(thresholds(np.concatenate(entropies)), BINS_FLAG.value, PATCH.value)
     out = pathlib.Path(OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_thresholds(out, table)
-    print(f"{out}: {sum(map(len, found))} patches of {PATCH.value}x{PATCH.value}, bins {BINS_FLAG.value}")
+    print(f"{out}: {sum(map(len, entropies))} patches of {PATCH.value}x{PATCH.value}, bins {BINS_FLAG.value}")
     for percentile in (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90):
         print(f"  share of fine regions {1 - percentile / 100:.2f}   threshold {table.values[percentile]:.6g}")

@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+from rqjax.quantize.distance import distances, nearest  # noqa: F401
+from rqjax.quantize.histogram import perplexity, usage  # noqa: F401
+from rqjax.quantize.pytree import pytree, static
+from rqjax.quantize.residual import Book
 
 SMOOTHING = 1e-5
 """Pseudo-count added to every code when counts become means."""
@@ -14,14 +18,26 @@ JITTER = 0.01
 """Width of the noise that tells copies of one candidate apart, in units of 1/sqrt(dim)."""
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
-class Codebook:
-    """Code vectors and the moving averages that they are computed from; float32, never reached by a gradient."""
+class Codebook(Book):
+    """Code vectors and the moving averages that they are computed from; float32, never reached by a gradient.
 
-    embed: Any  # [codes dim], the vectors
-    count: Any  # [codes], moving average of the hits of each code per update
-    total: Any  # [codes dim], moving average of the sum of the vectors that hit it
+    Its settings follow RQ-VAE: a code whose average count of vectors falls under `restart_threshold` moves onto a
+    vector of the batch (0: never).
+    """
+
+    embed: Float[Array, "codes dim"]  # the vectors
+    count: Float[Array, "codes"]  # moving average of the hits of each code per update
+    total: Float[Array, "codes dim"]  # moving average of the sum of the vectors that hit it
+    padding: Float[Array, "dim"] | None = None  # official files hold it behind the last code; never looked up. None: 0
+    decay: float = static(0.99)
+    restart_threshold: float = static(1.0)
+    commitment_weight: float = static(0.25)
+
+    def __post_init__(self) -> None:
+        if self.padding is None:  # jit and eval_shape see the same leaves, whoever made the book
+            object.__setattr__(self, "padding", jnp.zeros(self.embed.shape[1]))
 
     @property
     def size(self) -> int:
@@ -31,24 +47,36 @@ class Codebook:
     def dim(self) -> int:
         return self.embed.shape[1]
 
+    @property
+    def table(self) -> Float[Array, "codes dim"]:
+        return self.embed
 
-def init_codebook(key: Key[Array, ""], codes: int, dim: int) -> Codebook:
+    def learn(
+        self, x: Float[Array, "n dim"], codes: Int[Array, "n"], key: Key[Array, ""]
+    ) -> tuple["Codebook", Float[Array, ""]]:
+        """The codebook after the batch `x` fell on `codes`, and the share of its codes that were restarted."""
+        return update(self, x, codes, key, self.decay, self.restart_threshold)
+
+
+def init_codebook(
+    key: Key[Array, ""],
+    codes: int,
+    dim: int,
+    *,
+    decay: float = 0.99,
+    restart_threshold: float = 1.0,
+    commitment_weight: float = 0.25,
+) -> Codebook:
     """A codebook of N(0, 1) vectors that nothing has hit yet."""
     embed = jax.random.normal(key, (codes, dim))
-    # a real copy: a donated state must not hold one buffer twice
-    return Codebook(embed=embed, count=jnp.zeros(codes), total=jnp.array(embed, copy=True))
-
-
-def distances(embed: Float[Array, "codes dim"], x: Float[Array, "n dim"]) -> Float[Array, "n codes"]:
-    """Squared distances of every vector to every code, in float32 at the highest precision: near-ties decide codes."""
-    embed, x = embed.astype(jnp.float32), x.astype(jnp.float32)
-    products = jnp.matmul(x, embed.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(x**2, axis=1, keepdims=True) + jnp.sum(embed**2, axis=1) - 2 * products
-
-
-def nearest(embed: Float[Array, "codes dim"], x: Float[Array, "n dim"]) -> Int[Array, "n"]:
-    """The nearest code of every vector; of equally near ones the lowest."""
-    return jnp.argmin(distances(embed, x), axis=1).astype(jnp.int32)
+    return Codebook(
+        embed=embed,
+        count=jnp.zeros(codes),
+        total=jnp.array(embed, copy=True),  # a real copy: a donated state must not hold one buffer twice
+        decay=decay,
+        restart_threshold=restart_threshold,
+        commitment_weight=commitment_weight,
+    )
 
 
 def accumulate(
@@ -96,11 +124,11 @@ def restart(
     return jnp.where(unused, 1.0, count), jnp.where(unused[:, None], fresh, total), jnp.mean(unused.astype(jnp.float32))
 
 
-def refresh(count: Float[Array, "codes"], total: Float[Array, "codes dim"]) -> Codebook:
-    """The codebook whose vectors are the means total / count, with counts smoothed as Laplace would."""
+def refresh(codebook: Codebook, count: Float[Array, "codes"], total: Float[Array, "codes dim"]) -> Codebook:
+    """The codebook with these averages: its vectors are the means total / count, counts smoothed as Laplace would."""
     hits = jnp.sum(count)
     smooth = hits * (count + SMOOTHING) / (hits + count.shape[0] * SMOOTHING)
-    return Codebook(embed=total / smooth[:, None], count=count, total=total)
+    return dataclasses.replace(codebook, embed=total / smooth[:, None], count=count, total=total)
 
 
 def update(
@@ -120,26 +148,4 @@ def update(
     restarted = jnp.zeros(())
     if restart_threshold:
         count, total, restarted = restart(count, total, x, key, restart_threshold)
-    return refresh(count, total), restarted
-
-
-def histogram(codes: Int[Array, "..."], size: int) -> Float[Array, "size"]:
-    """The share of `codes` that each code has; sums to 1."""
-    hits = jax.ops.segment_sum(jnp.ones(codes.size, jnp.float32), codes.reshape(-1), size)
-    return hits / max(codes.size, 1)
-
-
-def usage(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
-    """The fraction of the book that occurs among `codes`, in [0, 1]."""
-    return jnp.mean((histogram(codes, size) > 0).astype(jnp.float32))
-
-
-def usage_entropy(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
-    """The entropy in nats of how often each code occurs, from 0 to log(size)."""
-    share = histogram(codes, size)
-    return -jnp.sum(share * jnp.log(share + 1e-10))
-
-
-def perplexity(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
-    """The number of equally frequent codes with the same entropy, from 1 to `size`."""
-    return jnp.exp(usage_entropy(codes, size))
+    return refresh(codebook, count, total), restarted

@@ -1,37 +1,25 @@
-"""Dynamic quantization: which grain each region gets, what that costs, and the codebook that all grains share."""
+"""Dynamic quantization: the grain of each region, the budget of finer ones, and the codebook that all grains share."""
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.quantize.codebook import Codebook, nearest, update
+from rqjax.quantize.codebook import Codebook
+from rqjax.quantize.pytree import pytree
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Codes:
     """An image as codes of different grains, in the form that decoders take: every cell of the finest grid has one."""
 
-    codes: Any  # Int[b H W], repeated over the blocks of the coarser grains
-    grain: Any  # Int[b h w], 0 = coarse
-
-
-def gumbel_gate(
-    logits: Float[Array, "b h w grains"], noise: Float[Array, "b h w grains"]
-) -> tuple[Float[Array, "b h w grains"], Int[Array, "b h w"]]:
-    """A sampled choice of grain per region, one-hot forward with the softmax's gradient backward, and its index.
-
-    `noise` is Gumbel(0, 1), as from jax.random.gumbel. Equal values choose the coarser grain.
-    """
-    perturbed = logits + noise
-    grain = first_best(perturbed)
-    return straight_through(perturbed, grain), grain
+    codes: Int[Array, "b H W"]  # repeated over the blocks of the coarser grains
+    grain: Int[Array, "b h w"]  # 0 = coarse
 
 
 def first_best(logits: Float[Array, "b h w grains"]) -> Int[Array, "b h w"]:
@@ -74,7 +62,7 @@ def codebook_mask(grain: Int[Array, "b h w"], grains: int) -> Float[Array, "b H 
 
 
 def code_count(grain: Int[Array, "b h w"]) -> Int[Array, "b"]:
-    """How many codes each image takes: 1, 4 or 16 per region."""
+    """The number of codes of each image: 1, 4 or 16 per region."""
     return reduce(4**grain, "b h w -> b", "sum").astype(jnp.int32)
 
 
@@ -84,12 +72,12 @@ def grain_fractions(grain: Int[Array, "b h w"], grains: int) -> Float[Array, "gr
 
 
 def threshold_grain(entropy: Float[Array, "b h w"], thresholds: Float[Array, "steps"]) -> Int[Array, "b h w"]:
-    """How many of the ascending thresholds each region's entropy exceeds; none where it is NaN."""
+    """The number of ascending thresholds that each region's entropy exceeds; 0 where it is NaN."""
     return jnp.sum(entropy[..., None] > thresholds, axis=-1, dtype=jnp.int32)
 
 
 def grain_counts(ratios: Sequence[float], regions: int) -> tuple[int, ...]:
-    """How many of an image's regions get each finer grain, given the shares of (median,) fine: round(ratio * regions).
+    """The number of an image's regions of each finer grain, given the shares of (median,) fine: round(ratio * regions).
 
     Raises ValueError for shares outside [0, 1] or over 1 in all.
     """
@@ -114,7 +102,7 @@ def exact_grain(score: Float[Array, "b h w"], counts: Sequence[int]) -> Int[Arra
 
 
 def detail_score(logits: Float[Array, "b h w grains"]) -> Float[Array, "b h w"]:
-    """How detailed a router finds each region: the logarithm of expected grain over expected distance from the finest.
+    """The detail that a router finds in each region: log of expected grain over expected distance from the finest.
 
     With two grains this is fine logit minus coarse logit.
     """
@@ -146,40 +134,34 @@ def commitment_loss(
     return jnp.mean(jnp.mean((beta * commit + follow) * mask[..., None], axis=(1, 2, 3)))  # of one image on one device
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DynamicQuantized:
-    """What comes out of the quantizer of merged maps."""
+    """The result of quantizing a merged map."""
 
-    quantized: Any  # [b h w dim], float32, through which gradients pass straight to z
-    codes: Any  # [b h w], int32
-    loss: Any  # []
+    quantized: Float[Array, "b h w dim"]  # float32; gradients pass straight to the map
+    codes: Int[Array, "b h w"]
+    loss: Float[Array, ""]
 
 
-def quantize(
-    codebook: Codebook, z: Float[Array, "b h w dim"], mask: Float[Array, "b h w"], beta: float
-) -> DynamicQuantized:
-    """The nearest code of every cell of a merged map, and the masked commitment loss."""
+def quantize(codebook: Codebook, z: Float[Array, "b h w dim"], mask: Float[Array, "b h w"]) -> DynamicQuantized:
+    """The nearest code of every cell of a merged map, and the masked commitment loss with the codebook's weight."""
     z = z.astype(jnp.float32)
     flat = rearrange(jax.lax.stop_gradient(z), "b h w d -> (b h w) d")
-    codes = nearest(codebook.embed, flat).reshape(z.shape[:-1])
-    found = jax.lax.stop_gradient(codebook.embed[codes])
+    codes = codebook.nearest(flat).reshape(z.shape[:-1])
+    vectors = jax.lax.stop_gradient(codebook.vectors(codes))
     return DynamicQuantized(
-        quantized=z + jax.lax.stop_gradient(found - z), codes=codes, loss=commitment_loss(z, found, mask, beta)
+        quantized=z + jax.lax.stop_gradient(vectors - z),
+        codes=codes,
+        loss=commitment_loss(z, vectors, mask, codebook.commitment_weight),
     )
 
 
 def learn(
-    codebook: Codebook,
-    z: Float[Array, "b h w dim"],
-    codes: Int[Array, "b h w"],
-    key: Key[Array, ""],
-    decay: float,
-    restart_threshold: float,
+    codebook: Codebook, z: Float[Array, "b h w dim"], codes: Int[Array, "b h w"], key: Key[Array, ""]
 ) -> tuple[Codebook, Float[Array, ""]]:
     """The codebook after a batch that `quantize` saw with the old one, and the fraction of codes that were restarted.
 
     Every cell counts, so a coarse code counts once per cell it covers: unlike the loss, the averages are not masked.
     """
-    flat = rearrange(z, "b h w d -> (b h w) d")
-    return update(codebook, flat, codes.reshape(-1), key, decay, restart_threshold)
+    return codebook.learn(rearrange(z, "b h w d -> (b h w) d"), codes.reshape(-1), key)

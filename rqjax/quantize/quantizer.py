@@ -1,13 +1,14 @@
 """The contract of quantizers: vectors [..., dim] to `depth` codes each, and back."""
 
 import dataclasses
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
+from rqjax.quantize.pytree import pytree
 
-@jax.tree_util.register_dataclass
+
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Quantized:
     """The result of a quantizer for vectors on a grid of any shape."""
@@ -19,6 +20,7 @@ class Quantized:
     metrics: dict[str, Float[Array, "..."]]  # scalars, or one value for each depth
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """A pytree with pure methods. It knows vectors, not images; `depth` is the number of its `sizes`."""
 
@@ -37,9 +39,9 @@ class Quantizer(Protocol):
         """The arrays that gradients train; None if there are none."""
         ...
 
-    def with_parameters(self, parameters: PyTree[Array]) -> Self: ...
+    def with_parameters(self, parameters: PyTree[Array]) -> "Quantizer": ...
 
-    def encode(self, z: Float[Array, "*grid dim"], key: Key[Array, ""], train: bool) -> tuple[Quantized, Self]:
+    def encode(self, z: Float[Array, "*grid dim"], key: Key[Array, ""], train: bool) -> tuple[Quantized, "Quantizer"]:
         """The codes of vectors, and the quantizer after it learned from them if `train`. Evaluation draws nothing."""
         ...
 
@@ -52,6 +54,7 @@ class Quantizer(Protocol):
         ...
 
 
+@runtime_checkable
 class SoftQuantizer(Quantizer, Protocol):
     """A quantizer with a distribution over the codes of each depth, which a prior may learn (RQ, section 3.2.3)."""
 

@@ -1,87 +1,79 @@
-"""Soft codes: each depth's distribution over the book, which a prior may learn instead of the nearest code.
+"""Soft codes: each depth's distribution over its book, which a prior may learn instead of the nearest code.
 
-The distributions of a batch are [b h w depth codes]: 16.8 MB for one image of the published models. So `sample_codes`
-returns the residuals instead, and `targets` recomputes the distribution of as few of them as fit.
+The distributions of a batch are [b n depth codes]: 16.8 MB for one image of the published models. So `draw` returns
+residuals instead, and `distribution` recomputes the distribution of as few of them as fit. Books are given as tables
+[codes dim] of their vectors: one for all depths, or one for each.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, Scalar
 
-from rqjax.quantize.codebook import distances
-from rqjax.quantize.residual import Codebooks, ResidualSettings, codebook_at, fold
+from rqjax.quantize.distance import distances
+
+Tables = Sequence[Float[Array, "_ dim"]]
 
 
-def targets(
-    embed: Float[Array, "codes dim"], residuals: Float[Array, "*grid dim"], temperature: float | Scalar
-) -> Float[Array, "*grid codes"]:
-    """softmax(-squared distance / temperature) over the codes, in float32."""
-    return jax.nn.softmax(_logits(embed, residuals, temperature))
+def distribution(
+    tables: Tables, residuals: Float[Array, "*grid depth dim"], temperature: float | Scalar
+) -> Float[Array, "*grid depth codes"]:
+    """softmax(-squared distance / temperature) over the codes of each depth, in float32.
+
+    Books of fewer codes than the largest have 0 in the place of those that they lack.
+    """
+    if len(tables) == 1:
+        return jax.nn.softmax(_logits(tables[0], residuals, temperature))
+    largest = max(table.shape[0] for table in tables)
+    by_depth = []
+    for depth in range(residuals.shape[-2]):
+        share = jax.nn.softmax(_logits(tables[depth], residuals[..., depth, :], temperature))
+        by_depth.append(jnp.pad(share, [(0, 0)] * (share.ndim - 1) + [(0, largest - share.shape[-1])]))
+    return jnp.stack(by_depth, axis=-2)
 
 
-def _logits(embed: Array, residuals: Array, temperature: float | Scalar) -> Array:
+def _logits(table: Array, residuals: Array, temperature: float | Scalar) -> Array:
     flat = residuals.reshape(-1, residuals.shape[-1])
-    return (-distances(embed, flat) / temperature).reshape(*residuals.shape[:-1], embed.shape[0])
+    return (-distances(table, flat) / temperature).reshape(*residuals.shape[:-1], table.shape[0])
 
 
-def sample_codes(
-    codebooks: Codebooks,
-    z: Float[Array, "b height width dim"],
+def draw(
+    tables: Tables,
+    z: Float[Array, "b n dim"],
     key: Key[Array, ""],
-    settings: ResidualSettings,
+    depth: int,
     temperature: float | Scalar,
     stochastic: bool,
     chunk: int,
-) -> tuple[Int[Array, "b h w depth"], Float[Array, "b h w depth folded"]]:
-    """Codes drawn from the soft codes (the nearest, if not stochastic), and the residual that each was chosen for.
+) -> tuple[Int[Array, "b n depth"], Float[Array, "b n depth dim"]]:
+    """Codes drawn from their distributions (the nearest, if not stochastic), and the residual each was chosen for.
 
-    Residuals follow the drawn codes. At most `chunk` positions of the grid are looked at together, in all images of the
-    batch; the result does not depend on it. Temperature is above 0.
+    Residuals follow the drawn codes. At most `chunk` positions of every row are looked at together; the result does not
+    depend on it. Temperature is above 0.
     """
-    z = fold(z.astype(jnp.float32), settings)
-    _, h, w, _ = z.shape
-    size = max(size for size in range(1, min(max(chunk, 1), h * w) + 1) if h * w % size == 0)
-    positions = rearrange(z, "b h w d -> (h w) b d")
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(h * w))
+    n = z.shape[1]
+    size = max(size for size in range(1, min(max(chunk, 1), n) + 1) if n % size == 0)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
 
-    def descend(x: Array, key: Array) -> tuple[Array, Array]:
-        return _descend(codebooks, x, key, settings.depth, temperature, stochastic)
+    def descend(position: tuple[Array, Array]) -> tuple[Array, Array]:
+        return _descend(tables, *position, depth, temperature, stochastic)
 
-    codes, residuals = jax.lax.map(lambda args: descend(*args), (positions, keys), batch_size=size)
-    return (
-        rearrange(codes, "(h w) depth b -> b h w depth", h=h),
-        rearrange(residuals, "(h w) depth b d -> b h w depth d", h=h),
-    )
+    codes, residuals = jax.lax.map(descend, (rearrange(z, "b n d -> n b d"), keys), batch_size=size)
+    return rearrange(codes, "n depth b -> b n depth"), rearrange(residuals, "n depth b d -> b n depth d")
 
 
-def _descend(codebooks: Codebooks, x: Array, key: Array, depth: int, temperature: float | Scalar, stochastic: bool):
-    """Codes [depth b] and residuals [depth b dim] of one position of every image."""
+def _descend(tables: Tables, x: Array, key: Array, depth: int, temperature: float | Scalar, stochastic: bool):
+    """Codes [depth b] and residuals [depth b dim] of one position of every row."""
     codes, residuals = [], []
     for index in range(depth):
-        embed = codebook_at(codebooks, index).embed
+        table = tables[0 if len(tables) == 1 else index]
         if stochastic:
-            drawn = jax.random.categorical(jax.random.fold_in(key, index), _logits(embed, x, temperature))
+            drawn = jax.random.categorical(jax.random.fold_in(key, index), _logits(table, x, temperature))
         else:
-            drawn = jnp.argmin(distances(embed, x), axis=-1)
+            drawn = jnp.argmin(distances(table, x), axis=-1)
         codes.append(drawn.astype(jnp.int32))
         residuals.append(x)
-        x = x - embed[drawn]
+        x = x - table[drawn]
     return jnp.stack(codes), jnp.stack(residuals)
-
-
-def soft_codes(
-    codebooks: Codebooks,
-    z: Float[Array, "b height width dim"],
-    key: Key[Array, ""],
-    settings: ResidualSettings,
-    temperature: float | Scalar,
-    stochastic: bool,
-) -> tuple[tuple[Float[Array, "b h w _"], ...], Int[Array, "b h w depth"]]:
-    """Every depth's whole distribution over its book, and the codes of `sample_codes` for the same key.
-
-    The plain form, for small grids and for tests.
-    """
-    codes, residuals = sample_codes(codebooks, z, key, settings, temperature, stochastic, chunk=z.shape[1] * z.shape[2])
-    books = (codebook_at(codebooks, index).embed for index in range(settings.depth))
-    return tuple(targets(book, residuals[..., i, :], temperature) for i, book in enumerate(books)), codes

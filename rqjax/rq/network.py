@@ -1,20 +1,20 @@
 """The network of the RQ-Transformer: a body over positions, a head over the depths of one position."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.nets.transformer import LOWEST, NORMAL, Stack, dense, dropout, layer_norm
+from rqjax.interface import Quantizer
+from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, dropout, layer_norm
 
 
 class Classifier(nnx.Module):
     """LayerNorm, then one linear layer for all depths, or one for each; codes that a depth does not have are masked."""
 
-    def __init__(self, dim: int, sizes: tuple[int, ...], shared: bool, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, dim: int, sizes: tuple[int, ...], shared: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         size = max(sizes)
         depths = () if shared else (len(sizes),)
         self.layer_norm = layer_norm(dim, rngs)
@@ -37,7 +37,7 @@ class Classifier(nnx.Module):
         logits = jnp.einsum("bi,io->bo", x, kernel, preferred_element_type=jnp.float32)
         return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), self.sizes[depth])
 
-    def _mask(self, logits: Array, size: Any) -> Array:
+    def _mask(self, logits: Array, size: Array | int) -> Array:
         if min(self.sizes) == max(self.sizes):
             return logits
         return jnp.where(jnp.arange(logits.shape[-1]) < size, logits, LOWEST)
@@ -59,17 +59,19 @@ class RQTransformerNetwork(nnx.Module):
         input_dim: int,
         conditions: int,
         condition_length: int,
+        layers: tuple[int, int],
+        heads: tuple[int, int],
         input_emb_vqvae: bool,
         head_emb_vqvae: bool,
         cumsum_depth_ctx: bool,
         shared_tok_emb: bool,
         shared_cls_emb: bool,
         embedding_dropout: float,
-        body: Any,
-        head: Any,
-        dtype: Any,
+        block: BlockSettings,
+        remat: bool,
         rngs: nnx.Rngs,
     ):
+        dtype = block.dtype
         self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (condition_length, dim)))
         self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (positions, dim)))
         self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (len(sizes), dim)))
@@ -81,8 +83,10 @@ class RQTransformerNetwork(nnx.Module):
             self.input_mlp = dense(input_dim, dim, dtype, rngs)
         if head_emb_vqvae:
             self.head_mlp = dense(input_dim, dim, dtype, rngs)
-        self.body = Stack(dim=dim, dtype=dtype, rngs=rngs, **body)
-        self.head = Stack(dim=dim, dtype=dtype, rngs=rngs, **head)
+        self.body, self.head = (
+            Stack(dim=dim, layers=n, heads=h, block=block, remat=remat, rngs=rngs)
+            for n, h in zip(layers, heads, strict=True)
+        )
         self.classifier = Classifier(dim, sizes, shared_cls_emb, dtype, rngs)
         if condition_length > 1:
             self.cond_classifier = Classifier(dim, (conditions,), True, dtype, rngs)
@@ -92,23 +96,43 @@ class RQTransformerNetwork(nnx.Module):
         self.offsets = tuple(0 if shared_tok_emb else sum(sizes[:d]) for d in range(len(sizes)))
         self.embedding_dropout = embedding_dropout
 
+    def vectors(self, quantizer: Quantizer, codes: Int[Array, "*grid d"]) -> Float[Array, "*grid d input_dim"]:
+        """The tokenizer's vectors of the codes of the first `d` depths; of width 0 if the network does without."""
+        if not (self.input_emb_vqvae or self.head_emb_vqvae):
+            return jnp.zeros((*codes.shape, 0))
+        return quantizer.vectors(codes)
+
+    def __call__(
+        self,
+        conditions: Int[Array, "b length"],
+        codes: Int[Array, "b n depth"],
+        quantizer: Quantizer,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b length-1 dim"], Float[Array, "b n depth dim"]]:
+        """The outputs of the body for the conditions from the second on, and of the head for the codes."""
+        vectors = self.vectors(quantizer, codes)
+        k1, k2 = (None, None) if key is None else jax.random.split(key)
+        text, spatial = self.hidden(conditions, codes, vectors, k1)
+        return text, self.depths(spatial, codes, vectors, k2)
+
     def tokens(
         self, codes: Int[Array, "b n depth"], vectors: Float[Array, "b n depth input_dim"]
     ) -> Float[Array, "b n dim"]:
-        """What the body reads of each position, before its place is added: the sum over depths of embedded codes.
+        """The body's input at each position, before its place is added: the sum over depths of embedded codes.
 
         The layer's bias counts once per depth, as in the reference, which applies it before the sum.
         """
         if not self.input_emb_vqvae:
             return jnp.sum(self._own(codes), axis=-2)
-        layer: Any = self.input_mlp
-        extra = (codes.shape[-1] - 1) * layer.bias[...].astype(jnp.float32)
+        layer, bias = self.input_mlp, self.input_mlp.bias
+        assert bias is not None
+        extra = (codes.shape[-1] - 1) * bias[...].astype(jnp.float32)
         return layer(jnp.sum(vectors, axis=-2)).astype(jnp.float32) + extra
 
     def context(
         self, codes: Int[Array, "b n d"], vectors: Float[Array, "b n d input_dim"]
     ) -> Float[Array, "b n d dim"]:
-        """What the head reads at depths 1, 2, ..., d, before the place is added: the codes so far, or just the last."""
+        """The head's input at depths 1, 2, ..., d, before the place is added: the codes so far, or just the last."""
         embedded = vectors if self.head_emb_vqvae else self._own(codes)
         embedded = jnp.cumsum(embedded, axis=-2) if self.cumsum_depth_ctx else embedded
         return self.head_mlp(embedded).astype(jnp.float32) if self.head_emb_vqvae else embedded

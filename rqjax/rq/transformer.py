@@ -1,7 +1,7 @@
 """RQ-Transformer: a prior over the codes of an RQ-VAE, one position after the other, depth by depth (section 3.2)."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +10,22 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.checks import divides
+from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
-from rqjax.quantize.residual import Codebooks, embed_codes_with_depth
-from rqjax.rq import loss as rqloss
-from rqjax.rq import sample as rqsampler
+from rqjax.interface import Batch, Metrics, Quantizer
+from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, check_range, condition
+from rqjax.nets.init import DTYPES
+from rqjax.nets.sampling import Draw, draws_of
+from rqjax.nets.transformer import BlockSettings
+from rqjax.quantize.pytree import pytree, static
+from rqjax.rq import loss as objective
+from rqjax.rq import sample
 from rqjax.rq.network import RQTransformerNetwork
-from rqjax.rq.sample import SamplingOptions
-from rqjax.rq.vae import DTYPES, RQVAE, RQVAEConfig
+from rqjax.rq.vae import RQVAE, RQVAEConfig
 
-POSITIVE = (
-    "code_shape",
-    "depth",
-    "codebook_size",
-    "dim",
-    "input_dim",
-    "body_layers",
-    "head_layers",
-    "body_heads",
-    "head_heads",
-)
+TARGETS = ("soft", "hard")
+Labels = Int[Array, "b"] | Int[Array, "b length"]
+"""Classes, or texts; for an unconditional model any number for each image."""
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -76,16 +72,24 @@ class RQTransformerConfig:
         self.head_heads = self.head_heads or max(self.dim // 64, 1)
 
     @property
+    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+        """The tokens in front of the codes."""
+        return condition(self.classes, self.text_vocab, self.text_length)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The codebook size of each depth."""
         return tuple(self.codebook_size) * (self.depth if len(self.codebook_size) == 1 else 1)
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The depths, each of which may draw in its own way."""
+        return tuple(f"depth {d + 1}" for d in range(self.depth))
+
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        for name in (*POSITIVE, "loss_chunk"):
-            values = getattr(self, name)
-            if min(values if isinstance(values, tuple) else (values,), default=0) < 1:
-                raise InputError(f"{name} is {values}: expected whole numbers of at least 1")
+        names = ("code_shape", "depth", "codebook_size", "dim", "input_dim", "body_layers", "head_layers", "loss_chunk")
+        at_least(1, **{name: getattr(self, name) for name in (*names, "body_heads", "head_heads")})
         if len(self.codebook_size) not in (1, self.depth):
             raise InputError(
                 f"codebook_size has {len(self.codebook_size)} sizes for depth {self.depth}: give one, or one a depth"
@@ -95,147 +99,175 @@ class RQTransformerConfig:
             raise InputError(f"classes={self.classes} and text_vocab={self.text_vocab}: at most one may be above 0")
         if self.text_vocab and self.text_length < 2:
             raise InputError(f"text_length is {self.text_length}: a model with a text_vocab needs at least 2")
-        for name in ("embedding_dropout", "dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a rate in [0, 1)")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
-        if self.target not in ("hard", "soft"):
-            raise InputError(f'target is {self.target!r}: expected "hard" or "soft"')
+        rates(embedding_dropout=self.embedding_dropout, dropout=self.dropout, attention_dropout=self.attention_dropout)
+        one_of(DTYPES, dtype=self.dtype)
+        one_of(TARGETS, target=self.target)
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}: expected a number above 0")
 
-    def check_tokenizer(self, tokenizer: RQVAEConfig) -> None:
-        """Raises InputError if the codes of this tokenizer are not those that the prior models."""
+    def check_tokenizer(self, tokenizer: object) -> None:
+        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+        if not isinstance(tokenizer, RQVAEConfig):
+            raise InputError(
+                f"an RQTransformerConfig with a {type(tokenizer).__name__}: expected an RQVAEConfig, the tokenizer of"
+                " a prior of its family"
+            )
         theirs = tokenizer.quantizer
         found = {"code_shape": tuple(tokenizer.code_shape), "depth": theirs.depth, "codebook_size": theirs.sizes}
         wanted = {"code_shape": tuple(self.code_shape), "depth": self.depth, "codebook_size": self.sizes}
         if self.input_emb_vqvae or self.head_emb_vqvae:
-            found["input_dim"], wanted["input_dim"] = tokenizer.settings().dim, self.input_dim
+            found["input_dim"], wanted["input_dim"] = tokenizer.code_dim, self.input_dim
         for name, value in wanted.items():
             if found[name] != value:
                 raise InputError(f"the prior's {name} is {value}, the tokenizer has {found[name]}: make them equal")
+        if not theirs.soft and (self.target == "soft" or self.stochastic):
+            raise InputError(
+                f"target={self.target} and stochastic={self.stochastic} with a tokenizer of kind {theirs.kind}, which"
+                " has no soft codes: set target=hard and stochastic=false"
+            )
+
+    def decays(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter: on all of them, as in the release."""
+        return True
 
     def init(self, key: Key[Array, ""]) -> "RQTransformer":
         """A new model: matrices and embeddings N(0, 0.02), biases 0, norms 1 and 0."""
-        names = [field.name for field in dataclasses.fields(RQTransformer) if field.name not in ("network", "sizes")]
-        settings = {name: getattr(self, name) for name in names}
-        settings["code_shape"] = tuple(self.code_shape)
-        return RQTransformer(network=_network(self, key), sizes=self.sizes, **settings)
+        block = BlockSettings(
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            sigmoid_gelu=self.sigmoid_gelu,
+            dtype=DTYPES[self.dtype],
+        )
+        network = RQTransformerNetwork(
+            positions=self.code_shape[0] * self.code_shape[1],
+            sizes=self.sizes,
+            dim=self.dim,
+            input_dim=self.input_dim,
+            conditions=self.condition.size,
+            condition_length=self.condition.length,
+            layers=(self.body_layers, self.head_layers),
+            heads=(self.body_heads, self.head_heads),
+            input_emb_vqvae=self.input_emb_vqvae,
+            head_emb_vqvae=self.head_emb_vqvae,
+            cumsum_depth_ctx=self.cumsum_depth_ctx,
+            shared_tok_emb=self.shared_tok_emb,
+            shared_cls_emb=self.shared_cls_emb,
+            embedding_dropout=self.embedding_dropout,
+            block=block,
+            remat=self.remat,
+            rngs=nnx.Rngs(key),
+        )
+        return RQTransformer(network, frozen(self))
 
 
-def _network(config: RQTransformerConfig, key: Array) -> RQTransformerNetwork:
-    stack = {name: getattr(config, name) for name in ("dropout", "attention_dropout", "sigmoid_gelu", "remat")}
-    same = ("dim", "input_dim", "embedding_dropout", "input_emb_vqvae", "head_emb_vqvae", "cumsum_depth_ctx")
-    settings: dict[str, Any] = {name: getattr(config, name) for name in (*same, "shared_tok_emb", "shared_cls_emb")}
-    return RQTransformerNetwork(
-        positions=config.code_shape[0] * config.code_shape[1],
-        sizes=config.sizes,
-        conditions=config.text_vocab or max(config.classes, 1),
-        condition_length=config.text_length if config.text_vocab else 1,
-        body=stack | {"layers": config.body_layers, "heads": config.body_heads},
-        head=stack | {"layers": config.head_layers, "heads": config.head_heads},
-        dtype=DTYPES[config.dtype],
-        rngs=nnx.Rngs(key),
-        **settings,
-    )
-
-
-def _static() -> Any:
-    return dataclasses.field(metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class RQTransformer:
-    """An RQ-Transformer as stages see a prior. Codes are [b h w depth]; labels are classes [b] or texts [b length]."""
+    """An RQ-Transformer: a Prior over codes [b h w depth], which reads the vectors of its tokenizer's quantizer."""
 
-    network: Any
-    code_shape: tuple[int, int] = _static()
-    depth: int = _static()
-    sizes: tuple[int, ...] = _static()
-    classes: int = _static()
-    text_vocab: int = _static()
-    text_length: int = _static()
-    target: str = _static()
-    temperature: float = _static()
-    stochastic: bool = _static()
-    loss_chunk: int = _static()
-    image_loss_weight: float = _static()
-    text_loss_weight: float = _static()
+    network: RQTransformerNetwork
+    config: RQTransformerConfig = static()  # noqa: RUF009
 
-    def conditions(self, labels: Int[Array, "b"] | Int[Array, "b length"]) -> Int[Array, "b conditions"]:
-        """The ids in front of the codes: the text, the class, or 0 for a model without conditions."""
-        if self.text_vocab:
-            return labels
-        return (labels if self.classes else jnp.zeros_like(labels)).reshape(labels.shape[0], -1)[:, :1]
+    @property
+    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+        return self.config.condition
 
-    def vectors(self, codebooks: Codebooks, codes: Int[Array, "*grid d"]) -> Float[Array, "*grid d input_dim"]:
-        """The tokenizer's vectors of the codes of the first `d` depths; of width 0 if the network does without."""
-        if not (self.network.input_emb_vqvae or self.network.head_emb_vqvae):
-            return jnp.zeros((*codes.shape, 0))
-        return embed_codes_with_depth(codebooks[: codes.shape[-1]], codes)
+    @property
+    def trained(self) -> RQTransformerNetwork:
+        return self.network
+
+    def with_trained(self, trained: RQTransformerNetwork) -> "RQTransformer":
+        return dataclasses.replace(self, network=trained)
 
     def logits(
-        self,
-        codebooks: Codebooks,
-        codes: Int[Array, "b h w depth"],
-        labels: Int[Array, "b"] | Int[Array, "b length"],
-    ) -> tuple[Float[Array, "b h w depth vocab"], Float[Array, "b texts text_vocab"]]:
+        self, quantizer: Quantizer, codes: Int[Array, "b h w depth"], labels: Labels
+    ) -> tuple[Float[Array, "b h w depth codes"], Float[Array, "b texts text_vocab"]]:
         """Teacher-forced logits of every code, and of the text tokens from the second on (none without a text)."""
-        text, outputs = self.outputs(self.network, codebooks, codes, labels, None)
+        flat = rearrange(codes, "b h w d -> b (h w) d")
+        text, outputs = self.network(self.condition.ids(labels), flat, quantizer, None)
         logits = rearrange(self.network.classifier(outputs), "b (h w) d k -> b h w d k", h=codes.shape[1])
-        if not self.text_vocab:
+        if not self.config.text_vocab:
             return logits, jnp.zeros((codes.shape[0], 0, 0))
         return logits, self.network.cond_classifier(text[:, :, None])[:, :, 0]
 
-    def outputs(
-        self,
-        network: Any,
-        codebooks: Codebooks,
-        codes: Int[Array, "b h w depth"],
-        labels: Int[Array, "b"] | Int[Array, "b length"],
-        key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "b texts dim"], Float[Array, "b n depth dim"]]:
-        """What the classifiers read: outputs of the body for the text, of the head for the codes (raster order)."""
-        flat = rearrange(codes, "b h w d -> b (h w) d")
-        vectors = self.vectors(codebooks, flat)
-        k1, k2 = (None, None) if key is None else jax.random.split(key)
-        text, spatial = network.hidden(self.conditions(labels), flat, vectors, k1)
-        return text, network.depths(spatial, flat, vectors, k2)
-
     def loss(
-        self,
-        network: Any,
-        tokenizer: RQVAE,
-        image: Float[Array, "b height width 3"],
-        labels: Int[Array, "b"] | Int[Array, "b length"],
-        key: Key[Array, ""],
-        train: bool,
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The loss of images for a frozen tokenizer, and metrics; see `rqloss.loss`."""
-        return rqloss.loss(self, network, tokenizer, image, labels, key, train)
+        self, tokenizer: RQVAE, batch: Batch, key: Key[Array, ""], train: bool
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The weighted loss of a batch with images in [-1, 1], and metrics. Dropout if `train`.
+
+        Soft targets are computed again from residuals for a few positions at a time: they are never held for a whole
+        batch. The codes that the network reads are drawn from them, if the model is stochastic (section 3.2.3).
+        """
+        c, image, quantizer = self.config, batch["image"], tokenizer.quantizer
+        labels = batch[self.condition.field] if self.condition.field else jnp.zeros(image.shape[0], jnp.int32)
+        draw, drop = jax.random.split(key)
+        drop = drop if train else None
+        if c.target == "hard" and not c.stochastic:
+            return self.loss_from_codes(quantizer, tokenizer.encode(image), labels, key=drop)
+        codes, residuals = tokenizer.sample_codes(image, draw, c.temperature, c.stochastic, c.loss_chunk)
+        if c.target == "hard":
+            return self.loss_from_codes(quantizer, codes, labels, key=drop)
+        return self._loss(quantizer, codes, labels, objective.soft_codes(quantizer, residuals, c.temperature), drop)
 
     def loss_from_codes(
         self,
-        network: Any,
-        codebooks: Codebooks,
+        quantizer: Quantizer,
         codes: Int[Array, "b h w depth"],
-        labels: Int[Array, "b"] | Int[Array, "b length"],
-        soft: Float[Array, "b h w depth vocab"] | None = None,
+        labels: Labels,
+        soft: Float[Array, "b h w depth codes"] | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The loss of given codes, and metrics; see `rqloss.loss_from_codes`."""
-        return rqloss.loss_from_codes(self, network, codebooks, codes, labels, soft, key)
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The weighted loss of given codes, against themselves or the distributions `soft`, and metrics.
+
+        Dropout with a key.
+        """
+        target = objective.codes(codes) if soft is None else objective.distributions(soft)
+        return self._loss(quantizer, codes, labels, target, key)
+
+    def _loss(
+        self, quantizer: Quantizer, codes: Array, labels: Array, target: objective.Target, key: Array | None
+    ) -> tuple[Array, Metrics]:
+        c = self.config
+        weights = (c.image_loss_weight, c.text_loss_weight)
+        ids = self.condition.ids(labels)
+        return objective.loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key)
 
     def generate(
         self,
         tokenizer: RQVAE,
         labels: Int[Array | np.ndarray, "b"] | Int[Array | np.ndarray, "b length"],
         key: Key[Array, ""],
-        options: SamplingOptions,
+        draws: Draw | Sequence[Draw],
         codes: Int[Array | np.ndarray, "b h w depth"] | None = None,
         start: tuple[int, int] = (0, 0),
     ) -> Int[Array, "b h w depth"]:
-        """New codes, one image for each label; see `rqsampler.generate`."""
-        return rqsampler.generate(self, tokenizer.codebooks, labels, key, options, codes, start)
+        """New codes, one grid for each label, or the completion of `codes` from the position `start` (row, column) on.
+
+        Each row draws with a key of its own, so it does not depend on how many others there are. New settings compile
+        nothing; another batch size or start does. Raises InputError for settings, labels, codes or a start out of
+        range.
+        """
+        settings = draws_of(draws, self.config.streams)
+        h, w = self.config.code_shape
+        given = start[0] * w + start[1]
+        if not (0 <= start[0] < h and 0 <= start[1] < w):
+            raise InputError(f"start is {tuple(start)}: expected a position of the {h}x{w} grid")
+        if codes is None and given:
+            raise InputError(
+                f"start is {tuple(start)} but no codes are given: pass those before it, or start at (0, 0)"
+            )
+        self.condition.check(labels)
+        if codes is None:
+            codes = np.zeros((labels.shape[0], h, w, self.config.depth), np.int32)
+        self._check_codes(codes, labels.shape[0])
+        ids = self.condition.ids(jnp.asarray(labels))
+        prefix = rearrange(jnp.asarray(codes, jnp.int32), "b h w d -> b (h w) d")[:, :given]
+        drawn = sample.generate(self.network, tokenizer.quantizer, ids, prefix, key, settings)
+        return rearrange(drawn, "b (h w) d -> b h w d", h=h)
+
+    def _check_codes(self, codes: Array | np.ndarray, batch: int) -> None:
+        expected = (batch, *self.config.code_shape, self.config.depth)
+        if codes.shape != expected:
+            raise InputError(f"codes have shape {codes.shape}: expected {expected}, one grid for each label")
+        for depth, (stream, size) in enumerate(zip(self.config.streams, self.config.sizes, strict=True)):
+            check_range(f"code of {stream}", codes[..., depth], size)

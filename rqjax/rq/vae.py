@@ -1,20 +1,21 @@
 """RQ-VAE: an image as a small grid of codes, several to a position, and back (Lee et al. 2022, section 3.1)."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, Scalar
+from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
+from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
+from rqjax.interface import Forward, Quantized
 from rqjax.nets.autoencoder import Decoder, Encoder, conv
-from rqjax.quantize import residual, soft
-from rqjax.quantize.codebook import init_codebook
+from rqjax.nets.init import DTYPES
 from rqjax.quantize.config import QuantizerConfig
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+from rqjax.quantize.pytree import pytree, static
+from rqjax.quantize.residual import ResidualQuantizer
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -33,69 +34,66 @@ class RQVAEConfig:
     dtype: str = "float32"  # of computation; parameters are float32
     remat: bool = True
 
-    def settings(self) -> residual.ResidualSettings:
-        """The part of it that the quantizer needs."""
-        latent, q = self.resolution >> (len(self.ch_mult) - 1), self.quantizer
-        return residual.ResidualSettings(
-            depth=q.depth,
-            latent_shape=(latent, latent, self.embed_dim),
-            code_shape=tuple(self.code_shape),
-            decay=tuple(float(decay) for decay in q.decay),
-            restart_threshold=float(q.restart_threshold),
-            update_once_per_step=q.update_once_per_step,
-            restart_warning=q.restart_warning,
-        )
+    @property
+    def latent_size(self) -> int:
+        """The side of the encoder's output."""
+        return self.resolution >> (len(self.ch_mult) - 1)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of the part of the latent map that shares its codes."""
+        return self.latent_size // self.code_shape[0], self.latent_size // self.code_shape[1]
+
+    @property
+    def code_dim(self) -> int:
+        """The width of a code's vector: all of a window."""
+        return self.window[0] * self.window[1] * self.embed_dim
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        for name in ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult"):
-            values = getattr(self, name)
-            if min(values if isinstance(values, tuple) else (values,), default=0) < 1:
-                raise InputError(f"{name} is {values}: expected whole numbers of at least 1")
+        names = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult", "code_shape")
+        at_least(1, **{name: getattr(self, name) for name in names})
         levels = [self.resolution >> i for i in range(len(self.ch_mult))]
         if self.resolution % 2 ** (len(levels) - 1):
             raise InputError(f"resolution {self.resolution} cannot be halved {len(levels) - 1} times: shorten ch_mult")
         if strange := [size for size in self.attn_resolutions if size not in levels]:
             raise InputError(f"attn_resolutions {strange} never occur: the levels have {levels}")
-        sizes, q = self.quantizer.codebook_size, self.quantizer
-        if min(sizes, default=0) < 1:
-            raise InputError(f"codebook_size is {sizes}: expected whole numbers of at least 1")
-        if len(sizes) not in (1, q.depth):
+        one_of(DTYPES, dtype=self.dtype)
+        if any(self.latent_size % side for side in self.code_shape):
+            latent = (self.latent_size, self.latent_size)
             raise InputError(
-                f"codebook_size has {len(sizes)} sizes for depth {q.depth}: give one, or one for each depth"
+                f"a code grid of {tuple(self.code_shape)} does not divide the latent grid {latent}: choose divisors"
             )
-        if len(q.decay) not in (1, len(sizes)):
-            raise InputError(f"{len(q.decay)} decays for {len(sizes)} codebooks: give one, or one for each")
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
         try:
-            self.settings().check()
+            self.quantizer.check(self.code_dim)
         except ValueError as error:
             raise InputError(str(error)) from None
 
     def init(self, key: Key[Array, ""]) -> "RQVAE":
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
-        settings = self.settings()
         network_key, key = jax.random.split(key)
-        sizes = self.quantizer.codebook_size
-        keys = jax.random.split(key, len(sizes))
-        return RQVAE(
-            network=_network(self, network_key),
-            codebooks=tuple(init_codebook(k, size, settings.dim) for k, size in zip(keys, sizes, strict=True)),
-            padding=jnp.zeros((len(sizes), settings.dim)),
-            settings=settings,
-            commitment_weight=self.quantizer.commitment_weight,
-        )
+        config = frozen(self)
+        return RQVAE(Network(config, rngs=nnx.Rngs(network_key)), config.quantizer.init(key, config.code_dim), config)
 
 
 class Network(nnx.Module):
-    """All that gradients train: the encoder, the decoder, and a 1x1 convolution on either side of the codes."""
+    """The encoder, the decoder, and a 1x1 convolution on either side of the codes."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, z_channels: int, embed_dim: int, *, rngs: nnx.Rngs, dtype):
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, config: RQVAEConfig, *, rngs: nnx.Rngs):
+        dtype = DTYPES[config.dtype]
+        sizes = {
+            "resolution": config.resolution,
+            "ch": config.ch,
+            "ch_mult": config.ch_mult,
+            "num_res_blocks": config.num_res_blocks,
+            "attn_resolutions": config.attn_resolutions,
+            "z_channels": config.z_channels,
+            "remat": config.remat,
+        }
+        self.encoder, self.decoder = Encoder(**sizes, dtype=dtype, rngs=rngs), Decoder(**sizes, dtype=dtype, rngs=rngs)
         # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(z_channels, embed_dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(embed_dim, z_channels, 1, rngs=rngs, dtype=dtype)
+        self.quant_conv = conv(config.z_channels, config.embed_dim, 1, rngs=rngs, dtype=jnp.float32)
+        self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, rngs=rngs, dtype=dtype)
 
     def latent(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
         """The latent map, float32, before quantization."""
@@ -110,99 +108,91 @@ class Network(nnx.Module):
         return self.decoder.conv_out(self.features(z))
 
 
-def _network(config: RQVAEConfig, key: Array) -> Network:
-    rngs, dtype = nnx.Rngs(key), DTYPES[config.dtype]
-    names = ("resolution", "ch", "ch_mult", "num_res_blocks", "attn_resolutions", "z_channels", "remat")
-    sizes: dict[str, Any] = {name: getattr(config, name) for name in names}
-    encoder, decoder = Encoder(**sizes, dtype=dtype, rngs=rngs), Decoder(**sizes, dtype=dtype, rngs=rngs)
-    return Network(encoder, decoder, config.z_channels, config.embed_dim, rngs=rngs, dtype=dtype)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Forward:
-    """What a training forward pass of a tokenizer gives to its stage."""
-
-    reconstruction: Any  # [b h w 3]
-    features: Any  # [b h w c], the input of decoder.conv_out
-    loss: Any  # [], the weighted commitment
-    codebooks: Any  # those after this step
-    metrics: Any  # scalars by name
-
-
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class RQVAE:
-    """An RQ-VAE as stages see a tokenizer. Images are [b h w 3] in [-1, 1]; codes [b h w depth]."""
+    """An RQ-VAE: a Tokenizer with codes [b h w depth]. Images are [b height width 3] in [-1, 1]."""
 
-    network: Any
-    codebooks: Any
-    padding: Any  # [books dim], the row that official codebooks hold behind the last code; never looked up
-    settings: residual.ResidualSettings = dataclasses.field(metadata={"static": True})
-    commitment_weight: float = dataclasses.field(metadata={"static": True})
+    network: Network
+    quantizer: ResidualQuantizer
+    config: RQVAEConfig = static()  # noqa: RUF009
 
-    def with_codebooks(self, codebooks: residual.Codebooks) -> "RQVAE":
-        """This model with other codebooks."""
-        return dataclasses.replace(self, codebooks=codebooks)
+    @property
+    def trained(self) -> PyTree[Array]:
+        """The network, or with a quantizer that gradients train both of them, by name."""
+        if self.quantizer.parameters is None:
+            return self.network
+        return {"network": self.network, "quantizer": self.quantizer.parameters}
 
-    def train_forward(self, network: Network, image: Float[Array, "b h w 3"], key: Key[Array, ""]) -> Forward:
-        """One pass in training mode: gradients reach `network` straight through the codes, and by the commitment."""
-        z = network.latent(image)
-        quantized, codebooks = residual.quantize(self.codebooks, z, key, self.settings, train=True)
-        features = network.features(quantized.quantized)
+    def with_trained(self, trained: PyTree[Array]) -> "RQVAE":
+        if self.quantizer.parameters is None:
+            return dataclasses.replace(self, network=trained)
+        quantizer = self.quantizer.with_parameters(trained["quantizer"])
+        return dataclasses.replace(self, network=trained["network"], quantizer=quantizer)
+
+    def with_quantizer(self, quantizer: ResidualQuantizer) -> "RQVAE":
+        own = self.quantizer.parameters
+        return dataclasses.replace(self, quantizer=quantizer if own is None else quantizer.with_parameters(own))
+
+    @property
+    def last_layer(self) -> nnx.Conv:
+        return self.network.decoder.conv_out
+
+    def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward:
+        """One pass in training mode: gradients reach the network through the codes, and by the quantizer's loss."""
+        found, quantizer = self._quantize(image, key, train=True)
+        features = self.network.features(self._unfold(found.quantized))
         return Forward(
-            reconstruction=network.decoder.conv_out(features),
+            reconstruction=self.last_layer(features),
             features=features,
-            loss=self.commitment_weight * quantized.commitment,
-            codebooks=codebooks,
-            metrics={"commitment": quantized.commitment, **_by_depth(quantized.metrics)},
+            loss=found.loss,
+            quantizer=quantizer,
+            metrics=_by_depth(found.metrics),
         )
+
+    def _quantize(self, image: Array, key: Key[Array, ""], *, train: bool) -> tuple[Quantized, ResidualQuantizer]:
+        return self.quantizer.encode(self._fold(self.latent(image)), key, train)
+
+    def _fold(self, z: Float[Array, "b height width dim"]) -> Float[Array, "b h w folded"]:
+        """The latent map on the grid of codes: the vectors of a window become one."""
+        rows, columns = self.config.window
+        return rearrange(z, "b (h r) (w c) d -> b h w (r c d)", r=rows, c=columns)
+
+    def _unfold(self, z: Float[Array, "b h w folded"]) -> Float[Array, "b height width dim"]:
+        """The inverse of `_fold`."""
+        rows, columns = self.config.window
+        return rearrange(z, "b h w (r c d) -> b (h r) (w c) d", r=rows, c=columns)
 
     def latent(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
         """The encoder's output, float32, before quantization.
 
         Raises InputError for images that are not a multiple of the network's stride, or of the window of a code.
         """
-        stride = 2 ** (len(self.network.encoder.down) - 1)
-        stride = tuple(stride * window for window in self.settings.window)
-        if image.shape[1] % stride[0] or image.shape[2] % stride[1]:
-            raise InputError(
-                f"images of {image.shape[1]}x{image.shape[2]}: expected multiples of {stride[0]}x{stride[1]}"
-            )
+        stride = 2 ** (len(self.config.ch_mult) - 1)
+        rows, columns = (stride * window for window in self.config.window)
+        if image.shape[1] % rows or image.shape[2] % columns:
+            raise InputError(f"images of {image.shape[1]}x{image.shape[2]}: expected multiples of {rows}x{columns}")
         return self.network.latent(image)
 
-    def quantize(self, image: Float[Array, "b h w 3"]) -> residual.Quantized:
-        """All that the quantizer says about an image in evaluation mode."""
-        unused = jax.random.key(0)  # evaluation draws nothing
-        return residual.quantize(self.codebooks, self.latent(image), unused, self.settings, train=False)[0]
+    def quantize(self, image: Float[Array, "b height width 3"]) -> Quantized:
+        """The quantizer's result for an image in evaluation mode, on the grid of codes."""
+        return self._quantize(image, jax.random.key(0), train=False)[0]  # evaluation draws nothing
 
     def encode(self, image: Float[Array, "b height width 3"]) -> Int[Array, "b h w depth"]:
         """The codes of an image."""
         return self.quantize(image).codes
 
-    def decode_codes(self, codes: Int[Array, "b h w depth"]) -> Float[Array, "b height width 3"]:
-        """The image that codes stand for, not clamped."""
-        return self.network.image(residual.embed_codes(self.codebooks, codes, self.settings))
+    def decode_codes(self, codes: Int[Array, "b h w d"]) -> Float[Array, "b height width 3"]:
+        """The image for codes, or for those of the first `d` depths, not clamped."""
+        return self.network.image(self._unfold(self.quantizer.embed(codes)))
 
-    def reconstruct(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""
-        return self.network.image(self.quantize(image).quantized)
+        return self.network.image(self._unfold(self.quantize(image).quantized))
 
-    def partial_latents(self, image: Float[Array, "b height width 3"]) -> Float[Array, "depth b h w dim"]:
-        """What the first 1, 2, ... codes of every position stand for, each a latent map for `network.image`."""
-        return jnp.stack([residual.unfold(partial, self.settings) for partial in self.quantize(image).partial])
-
-    def reconstruct_partial(
-        self, image: Float[Array, "b h w 3"], depth_index: int, mode: str
-    ) -> Float[Array, "b h w 3"]:
-        """The image from the codes of one depth, from 0 ("select"), or of all depths up to it ("add")."""
-        return self.decode_partial(self.encode(image), depth_index, mode)
-
-    def decode_partial(
-        self, codes: Int[Array, "b h w depth"], depth_index: int, mode: str
-    ) -> Float[Array, "b height width 3"]:
-        """The image from part of the codes, as in `reconstruct_partial`."""
-        return self.network.image(residual.embed_partial(self.codebooks, codes, depth_index, mode, self.settings))
+    def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "depth b height width 3"]:
+        """The images from the first 1, 2, ... codes of every position, one depth at a time."""
+        return jax.lax.map(lambda z: self.network.image(self._unfold(z)), self.quantize(image).partial)
 
     def sample_codes(
         self,
@@ -212,15 +202,19 @@ class RQVAE:
         stochastic: bool,
         chunk: int = 8,
     ) -> tuple[Int[Array, "b h w depth"], Float[Array, "b h w depth dim"]]:
-        """Codes drawn from the soft codes of an image, and the residuals to give `soft_targets` (section 3.2.3)."""
-        z = self.latent(image)
-        return soft.sample_codes(self.codebooks, z, key, self.settings, temperature, stochastic, chunk)
+        """Codes drawn from the soft codes of an image, and the residuals they were drawn for (section 3.2.3).
 
-    def soft_targets(
-        self, residuals: Float[Array, "*grid dim"], depth_index: int, temperature: float | Scalar
-    ) -> Float[Array, "*grid codes"]:
-        """The distribution over the book of one depth for its residuals."""
-        return soft.targets(residual.codebook_at(self.codebooks, depth_index).embed, residuals, temperature)
+        At most `chunk` positions of an image are looked at together, which changes no result. The quantizer must have
+        soft codes: priors check it.
+        """
+        z = self._fold(self.latent(image))
+        flat = rearrange(z, "b h w d -> b (h w) d")
+        codes, residuals = self.quantizer.draw(flat, key, temperature, stochastic, chunk)
+        grid = {"h": z.shape[1]}
+        return (
+            rearrange(codes, "b (h w) depth -> b h w depth", **grid),
+            rearrange(residuals, "b (h w) depth d -> b h w depth d", **grid),
+        )
 
 
 def _by_depth(metrics: dict[str, Array]) -> dict[str, Array]:

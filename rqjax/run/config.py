@@ -1,35 +1,39 @@
-"""What one run is: files in configs/ fill this in, flags override any field, JSON in every checkpoint keeps it."""
+"""The description of one run: files in configs/ fill it in, flags override any field, every checkpoint keeps it."""
 
 import dataclasses
 import importlib.util
 import pathlib
-from typing import Any
 
+from rqjax.checks import at_least
 from rqjax.data.pipeline import DataConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
+from rqjax.interface import TokenizerConfig
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
-from rqjax.run.versions import upgrade
+from rqjax.run.versions import FIRST, VERSION, upgrade
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
 
+StageKind = AutoencodeConfig | ClassifyConfig | PredictConfig
+_STAGES = (AutoencodeConfig, ClassifyConfig, PredictConfig)
+
 
 @dataclasses.dataclass(kw_only=True)
 class Config:
-    """One run of `rqjax train`: a stage, its data, and how long, where and how often.
+    """One run of `rqjax train`: a stage, its data, the number of steps, the devices, and the times of logs and saves.
 
     A new run begins with the weights of the run directory or model folder `start_from`, if that is not empty. A step
     whose loss or gradient is not finite is skipped; `max_skipped` in a row end the run.
     """
 
-    stage: Any  # AutoencodeConfig, PredictConfig or ClassifyConfig
+    stage: StageKind
     data: DataConfig
     steps: int
     seed: int = 0
@@ -43,15 +47,19 @@ class Config:
     start_from: str = ""
 
     def check(self) -> None:
-        """Raises InputError for values that cannot make a run."""
-        for name in ("steps", "max_skipped", "log_every", "preview_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise InputError(f"config.{name} is {getattr(self, name)}: expected at least 1")
+        """Raises InputError for values that cannot make a run, and for a stage that reads what its data has not."""
+        names = ("steps", "max_skipped", "log_every", "preview_every", "save_every", "keep")
+        at_least(1, **{f"config.{name}": getattr(self, name) for name in names})
         self.data.check()
         self.stage.check()
+        if missing := sorted(self.stage.fields - self.data.fields):
+            raise InputError(
+                f"the stage reads the field {missing[0]!r} of a batch, and data.name={self.data.name} gives"
+                f" {', '.join(sorted(self.data.fields))}: choose data with it, or a model that does not read it"
+            )
 
 
-CADENCE = (
+RESUMABLE = (
     "steps",
     "log_every",
     "preview_every",
@@ -64,58 +72,65 @@ CADENCE = (
     "data.workers",
     "stage.tokenizer_path",
 )
-"""What may differ between the start of a run and its resumption: none of it changes step k but `steps`, which a
-cosine schedule reads; the program says so when it differs."""
+"""Fields that may change when a run is resumed. They do not affect the numbers of step k, except `steps` (it moves the
+end of the schedule; train prints a note)."""
 
-_STAGES = (AutoencodeConfig, ClassifyConfig, PredictConfig)
 _MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RQTransformerConfig, RQVAEConfig)
 _PARTS = (DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *_STAGES, *_MODELS, *_PARTS)}
 
 
-def to_dict(config: Any) -> Any:
-    """`config` as JSON-able dictionaries that name their type; tuples become lists."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-        return {"type": type(config).__name__, **fields}
-    return [to_dict(x) for x in config] if isinstance(config, tuple | list) else config
+def to_dict(config: object) -> dict[str, object]:
+    """A configuration as dictionaries for JSON, each with its `type`; tuples become lists. Config has its `version`."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"a {type(config).__name__} is no configuration: expected a dataclass")
+    fields = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    version = {"version": VERSION} if isinstance(config, Config) else {}
+    return {"type": type(config).__name__, **version, **fields}
 
 
-def from_dict(stored: Any, where: str = "config") -> Any:
-    """The inverse of to_dict, also of what an earlier version wrote: fields that it did not have take their defaults.
+def _plain(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return [_plain(x) for x in value]
+    return to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def from_dict(stored: object) -> object:
+    """The inverse of to_dict, also of an earlier version's: fields that it did not have take their defaults.
 
     Raises InputError for unknown types and for fields that are missing or unknown.
     """
-    return _from_dict(upgrade(stored), where)
+    version = stored.get("version", FIRST) if isinstance(stored, dict) else FIRST
+    return _from_dict(upgrade(stored), "config", f"it was written by version {version} of rqjax, this is {VERSION}")
 
 
-def _from_dict(stored: Any, where: str) -> Any:
+def _from_dict(stored: object, where: str, origin: str) -> object:
     if isinstance(stored, list):
-        return tuple(_from_dict(x, where) for x in stored)
+        return tuple(_from_dict(x, where, origin) for x in stored)
     if not isinstance(stored, dict):
         return stored
-    kind = _TYPES.get(stored.get("type", ""))
+    kind = _TYPES.get(str(stored.get("type")))
     if kind is None:
         raise InputError(f"{where} is of type {stored.get('type')!r}, expected one of {', '.join(_TYPES)}")
-    values = {name: _from_dict(x, f"{where}.{name}") for name, x in stored.items() if name != "type"}
+    parts = {name: x for name, x in stored.items() if name not in ("type", "version")}
+    values = {name: _from_dict(x, f"{where}.{name}", origin) for name, x in parts.items()}
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := set(values) - known:
-        raise InputError(f"{where} has unknown fields {sorted(unknown)}: it was written by another version of rqjax")
+        raise InputError(f"{where} has unknown fields {sorted(unknown)}: {origin}")
     try:
         return kind(**values)
     except TypeError as error:
-        raise InputError(f"{where} is incomplete ({error}): it was written by another version of rqjax") from error
+        raise InputError(f"{where} is incomplete ({error}): {origin}") from error
 
 
-def differences(a: Any, b: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(a: object, b: object, prefix: str = "") -> dict[str, tuple[object, object]]:
     """The fields in which two results of to_dict differ: `{"stage.model.depth": (4, 8)}`."""
     if not (isinstance(a, dict) and isinstance(b, dict)):
         return {} if a == b else {prefix: (a, b)}
-    names = [*a, *(name for name in b if name not in a)]
-    found: dict[str, tuple[Any, Any]] = {}
-    for name in names:
-        found |= differences(a.get(name), b.get(name), f"{prefix}.{name}" if prefix else name)
-    return found
+    changed: dict[str, tuple[object, object]] = {}
+    for name in dict.fromkeys([*a, *b]):
+        changed |= differences(a.get(name), b.get(name), f"{prefix}.{name}" if prefix else name)
+    return changed
 
 
 def load_file(name: str, variant: str = "") -> Config:
@@ -130,4 +145,12 @@ def load_file(name: str, variant: str = "") -> Config:
         raise InputError(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(variant)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def tokenizer_of(name: str, variant: str = "") -> TokenizerConfig:
+    """The tokenizer that the configuration of configs/`name`.py trains. Raises InputError if it trains none."""
+    stage = load_file(name, variant).stage
+    if not isinstance(stage, AutoencodeConfig):
+        raise InputError(f"configs/{name}.py trains a {type(stage.model).__name__}: expected a tokenizer")
+    return stage.model

@@ -1,54 +1,135 @@
-"""A run directory as something to use: its configuration and its trained model."""
+"""A run directory, opened: its configuration, its model, its tokenizer and their licences."""
 
+import dataclasses
+import functools
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from rqjax.errors import InputError
-from rqjax.run.config import Config, from_dict
+from rqjax.interface import TokenizerConfig
+from rqjax.run.config import Config, from_dict, to_dict
+from rqjax.run.versions import places
+from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
-from rqjax.store import checkpoint, model_folder
-from rqjax.store.remote import to_path
+from rqjax.store import model_folder, stored
+from rqjax.store.checkpoint import Checkpoints
+from rqjax.store.remote import Path, to_path
 
 TOKENIZER = "tokenizer"
-"""Where a prior's run directory keeps the frozen tokenizer it was trained on, as a run directory of its own."""
+"""The folder in which a prior's run directory keeps the tokenizer that it was trained on: a run directory itself."""
+T = TypeVar("T")
 
 
-def load_config(path: str | os.PathLike[str]) -> Config:
-    """The configuration that made the newest checkpoint of a run directory."""
-    config = from_dict(checkpoint.read_config(path))
-    if not isinstance(config, Config):
-        raise InputError(f"{path} holds a {type(config).__name__}: expected a run directory that `rqjax train` wrote")
-    return config
+class Run:
+    """The newest checkpoint of a run directory, or a model's folder (store.model_folder), which serves as one."""
+
+    def __init__(self, path: Path, content: stored.Stored):
+        self.path = path
+        self._content = content
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Run":
+        """The run at `path`. Raises InputError if there is none."""
+        run = cls.find(path)
+        if run is None:
+            raise InputError(
+                f"{path} holds no checkpoint: expected a run directory, of `rqjax train` or `rqjax convert`"
+            )
+        return run
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> "Run | None":
+        """The run at `path`, or None."""
+        content = stored.find(path)
+        return None if content is None else cls(to_path(path), content)
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration that made it. Raises InputError if it is damaged, or that of something else."""
+        config = from_dict(self._content.config())
+        if not isinstance(config, Config):
+            raise InputError(
+                f"{self.path} holds a {type(config).__name__}: expected a run directory that `rqjax train` wrote"
+            )
+        return config
+
+    @property
+    def step(self) -> int:
+        """Finished steps; 0 for a model's folder."""
+        return self._content.step
+
+    @property
+    def is_prior(self) -> bool:
+        return isinstance(self.config.stage, PredictConfig)
+
+    def has(self, name: str) -> bool:
+        """Whether the field `name` of the training state is kept."""
+        return self._content.has(name)
+
+    def item(self, name: str, like: T) -> T:
+        """A field of the training state in the structure of `like` (shapes), placed as they say."""
+        return self._content.item(name, like, places)
+
+    def weights(self, like: T, *, ema: bool = True) -> T:
+        """The model in the structure of `like` (shapes); its averaged weights where `ema` and the run kept them."""
+        return self.item("ema" if ema and self.has("ema") else "model", like)
+
+    def model(self, *, ema: bool = True) -> Any:
+        """The model as its configuration describes it: a Tokenizer, a Prior or a Classifier."""
+        return self.weights(jax.eval_shape(self.config.stage.model.init, jax.random.key(0)), ema=ema)
+
+    @functools.cached_property
+    def kept_tokenizer(self) -> "Run | None":
+        """The tokenizer that a prior's run directory keeps; None for other runs."""
+        return Run.find(self.path / TOKENIZER)
+
+    def tokenizer(self) -> "Run":
+        """This run if it is a tokenizer's, else that of the tokenizer it keeps. Raises InputError if it keeps none."""
+        if not self.is_prior:
+            return self
+        if self.kept_tokenizer is None:
+            raise InputError(
+                f"{self.path} holds a prior without its tokenizer: pass --tokenizer DIR, the one it was trained on"
+            )
+        return self.kept_tokenizer
+
+    @property
+    def tokenizer_config(self) -> TokenizerConfig:
+        """The configuration of the tokenizer that this run trained. Raises InputError if it trained something else."""
+        stage = self.config.stage
+        if not isinstance(stage, AutoencodeConfig):
+            raise InputError(f"{self.path} holds a {type(stage.model).__name__}: expected the run of a tokenizer")
+        return stage.model
+
+    def check_tokenizer(self, tokenizer: "Run") -> None:
+        """Raises InputError if this run's prior cannot model the codes of another run's tokenizer."""
+        stage = self.config.stage
+        if not isinstance(stage, PredictConfig):
+            raise InputError(f"{self.path} holds a {type(stage.model).__name__}: expected the run of a prior")
+        stage.model.check_tokenizer(tokenizer.tokenizer_config)
+
+    @property
+    def licence(self) -> str:
+        """The licence recorded beside the model; empty if there is none."""
+        return model_folder.read_licence(self.path)
+
+    @property
+    def licences(self) -> list[str]:
+        """The licences of the model and of the tokenizer that it keeps, each once."""
+        runs = filter(None, (self, self.kept_tokenizer))
+        return list(dict.fromkeys(filter(None, (run.licence for run in runs))))
+
+    def write(self, target: str | os.PathLike[str], model: object) -> None:
+        """Writes `model`, which is this run's, as a run directory with the same step, configuration and licence."""
+        with Checkpoints(target, every=1, keep=1) as saves:
+            saves.save(self.step, _Model(model), to_dict(self.config), force=True)
+        model_folder.write_licence(target, self.licence)
 
 
-def load_model(path: str | os.PathLike[str], *, ema: bool = True) -> tuple[Config, Any]:
-    """The configuration and the model of a run directory; its averaged weights where `ema` and the run kept them."""
-    config = load_config(path)
-    abstract = jax.eval_shape(config.stage.model.init, jax.random.key(0))
-    return config, checkpoint.restore_model(path, abstract, ema=ema)
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """A training state of which only the model is kept."""
 
-
-def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Config, Any]:
-    """The tokenizer of a run directory, be it the tokenizer's own or that of a prior, which keeps a copy."""
-    if not isinstance(load_config(path).stage, PredictConfig):
-        return load_model(path)
-    kept = to_path(path) / TOKENIZER
-    if not checkpoint.exists(kept):
-        raise InputError(f"{path} holds a prior without its tokenizer: pass --tokenizer DIR, the one it was trained on")
-    return load_model(kept)
-
-
-def check_tokenizer(prior: Config, tokenizer: Config) -> None:
-    """Raises InputError if the prior of one run cannot model the codes of the other's tokenizer."""
-    theirs, ours = tokenizer.stage.model, prior.stage.model
-    if not hasattr(ours, "check_tokenizer") or type(theirs).__name__[:2] != type(ours).__name__[:2]:
-        raise InputError(f"a {type(ours).__name__} with a {type(theirs).__name__}: expected a prior and its tokenizer")
-    ours.check_tokenizer(theirs)
-
-
-def licences(*paths: str | os.PathLike[str]) -> list[str]:
-    """The licences recorded beside models, and beside the tokenizers that priors keep, each once."""
-    folders = [folder for path in paths for folder in (to_path(path), to_path(path) / TOKENIZER)]
-    return list(dict.fromkeys(filter(None, map(model_folder.read_licence, folders))))
+    model: object

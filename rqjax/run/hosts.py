@@ -14,10 +14,9 @@ import sys
 import traceback
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn, TypedDict
 
 import jax
-import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -32,6 +31,15 @@ _HEARTBEAT = 60
 _FLAGS = ("coordinator", "processes", "process_id")
 _VARIABLES = ("RQJAX_COORDINATOR", "RQJAX_PROCESSES", "RQJAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+class Meeting(TypedDict, total=False):
+    """Arguments of jax.distributed.initialize; without any, JAX finds them by itself."""
+
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+    cluster_detection_method: str
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -87,8 +95,8 @@ def quieten_libtpu() -> None:
             os.environ.setdefault(name, value)
 
 
-def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, on_tpu: bool) -> dict[str, Any] | None:
-    """What jax.distributed.initialize needs to be told; None where this process is the whole run.
+def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, on_tpu: bool) -> Meeting | None:
+    """The arguments of jax.distributed.initialize; None where this process is the whole run.
 
     `given` are the values of the three flags. Raises InputError for descriptions that cannot be meant.
     """
@@ -113,7 +121,7 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
     return None
 
 
-def _named(names: tuple[str, ...], values: tuple[str | int | None, ...]) -> dict[str, Any] | None:
+def _named(names: tuple[str, ...], values: tuple[str | int | None, ...]) -> Meeting | None:
     if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
         raise InputError(f"several processes need {', '.join(names)}: {', '.join(missing)} missing")
     coordinator = str(values[0])
@@ -143,22 +151,6 @@ def primary() -> bool:
     return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-    """Waits until every process has come to the barrier `name`; nothing with one process."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def agree(flag: bool) -> bool:
-    """True on every process if `flag` is true on any of them.
-
-    Every process has to ask at the same place. It waits for the steps under way: not for every step of a loop.
-    """
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
-
-
 class PreemptionNotice:
     """Whether a machine of the run is about to be taken away (SIGTERM): the same answer on all hosts at each step.
 
@@ -169,7 +161,7 @@ class PreemptionNotice:
                     save, wait for the save, raise SystemExit(RESTART)
 
     With several processes JAX's coordination service hears the signal and picks the step: asking costs microseconds
-    and no transfer. SIGINT stays as it is: whoever presses Ctrl-C wants an end, not a restart.
+    and no transfer. SIGINT stays as it is: Ctrl-C asks for an end, not for a restart.
     """
 
     def __enter__(self) -> "PreemptionNotice":

@@ -1,15 +1,25 @@
-"""Configurations written by earlier versions, as the present ones would be written; CHANGELOG.md lists the changes."""
+"""Runs written by earlier versions: their configurations and the names of their arrays, in the present form.
 
-from collections.abc import Callable
-from typing import Any
+CHANGELOG.md lists the changes. A field that is added to a configuration needs nothing here if its default is the
+behaviour before it.
+"""
 
-Stored = dict[str, Any]  # a result of config.to_dict
+import importlib.metadata
+import re
+from collections.abc import Callable, Collection, Mapping
+
+from rqjax.store.arrays import Place
+
+VERSION = importlib.metadata.version("rqjax")
+FIRST = "0.1.0"
+"""The version that wrote a configuration without one."""
+Stored = dict[str, object]  # a result of config.to_dict
 
 QUANTIZER = (*("depth", "decay", "restart_threshold", "update_once_per_step", "commitment_weight", "restart_warning"),)
 """Fields of an RQVAEConfig of version 0.1 that are its quantizer's now."""
 
 
-def upgrade(stored: Any) -> Any:
+def upgrade(stored: object) -> object:
     """`stored`, with every part of it in the present form. Present forms stay as they are."""
     if isinstance(stored, list):
         return [upgrade(x) for x in stored]
@@ -46,3 +56,29 @@ CHANGES: dict[str, Callable[[Stored], Stored]] = {
     "DQVAEConfig": _renamed("codes", "codebook_size"),
 }
 """By the type of a stored dataclass: version 0.1 to the present."""
+
+ITEM = r"(?P<item>|model/|ema/)"
+MOVED: Mapping[str, str] = {
+    # RQ-VAE: the rows behind the last codes, [books dim], are each book's own now
+    ITEM + r"quantizer/(?P<book>codebooks/\d+/(embed|count|total))": r"\g<item>\g<book>",
+    ITEM + r"quantizer/codebooks/(?P<row>\d+)/padding": r"\g<item>padding",
+    # DQ-VAE: one book and one row
+    ITEM + r"quantizer/(?P<part>embed|count|total)": r"\g<item>codebooks/0/\g<part>",
+    ITEM + r"quantizer/padding": r"\g<item>padding",
+}
+"""Present names of a tokenizer's arrays, and their names in version 0.1. The networks' and optimizers' have stayed."""
+
+
+def places(wanted: Collection[str], stored: Collection[str]) -> dict[str, Place]:
+    """The place of each array among those that any version stored: under its own name if that is there."""
+    return {name: _place(name, stored) for name in wanted}
+
+
+def _place(name: str, stored: Collection[str]) -> Place:
+    if name not in stored:
+        for present, earlier in MOVED.items():
+            match = re.fullmatch(present, name)
+            if match and (old := match.expand(earlier)) in stored:
+                row = match.groupdict().get("row")
+                return Place(old, None if row is None else int(row))
+    return Place(name)

@@ -1,1 +1,1 @@
-"""What is trained: a stage is its initial state, one step, and a preview."""
+"""The kinds of training: a stage is its initial state, one step, and a preview."""

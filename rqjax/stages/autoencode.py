@@ -2,23 +2,28 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
+from rqjax.checks import at_least, one_of, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
+from rqjax.interface import Batch, Forward, Metrics, Tokenizer, TokenizerConfig
 from rqjax.nets.discriminator import GANS, Discriminator, discriminator_loss, generator_loss
-from rqjax.stages.interface import Batch, Stage
-from rqjax.torchfile import lpips
+from rqjax.nets.init import DTYPES
+from rqjax.nets.lpips import LPIPS, REMEDY, shapes
+from rqjax.quantize.pytree import pytree
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+T = TypeVar("T")
 PREVIEWS = 8
+"""Images in a preview."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,7 +34,7 @@ class AutoencodeConfig:
     w = min(lambda disc_weight, disc_weight_max).
     """
 
-    model: Any  # a tokenizer's configuration
+    model: TokenizerConfig
     reconstruction: str = "mse"  # or "l1"
     perceptual_weight: float = 1.0  # 0: no LPIPS, and no file is read
     vgg16_path: str = ""  # torchvision's vgg16-397923af.pth
@@ -50,104 +55,102 @@ class AutoencodeConfig:
     # 1, or 2 to reproduce DQ's release: a second forward pass and codebook update, whose images the discriminator sees
     codebook_updates_per_step: int = 1
 
+    @property
+    def microbatches(self) -> int:
+        """A step takes its batch as one."""
+        return 1
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """A step reads images alone."""
+        return frozenset({"image"})
+
     def check(self) -> None:
         """Raises InputError for values that make no training."""
-        choices = {"reconstruction": ("mse", "l1"), "lpips_dtype": DTYPES, "gan": GANS}
-        for name, known in (choices | {"codebook_updates_per_step": (1, 2)}).items():
-            if (value := getattr(self, name)) not in known:
-                raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, known))}")
-        for name in ("perceptual_weight", "disc_weight", "disc_weight_max", "disc_loss_weight", "disc_start"):
-            if (value := getattr(self, name)) < 0:
-                raise InputError(f"{name} is {value}: expected 0 or more")
-        for name in ("disc_ndf", "disc_num_layers", "disc_groups"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"{name} is {value}: expected at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay is {self.ema_decay}: expected a value in [0, 1)")
+        one_of(("mse", "l1"), reconstruction=self.reconstruction)
+        one_of(DTYPES, lpips_dtype=self.lpips_dtype)
+        one_of(GANS, gan=self.gan)
+        one_of((1, 2), codebook_updates_per_step=self.codebook_updates_per_step)
+        names = ("perceptual_weight", "disc_weight", "disc_weight_max", "disc_loss_weight", "disc_start")
+        at_least(0, **{name: getattr(self, name) for name in names})
+        at_least(1, **{name: getattr(self, name) for name in ("disc_ndf", "disc_num_layers", "disc_groups")})
+        rates(ema_decay=self.ema_decay)
         if self.perceptual_weight and not self.vgg16_path:
-            raise InputError(f"vgg16_path is empty but perceptual_weight is {self.perceptual_weight}: {lpips.REMEDY}")
+            raise InputError(f"vgg16_path is empty but perceptual_weight is {self.perceptual_weight}: {REMEDY}")
         self.model.check()
         self.optimizer.check()
         self.discriminator_optimizer.check()
 
-    def build(self, steps: int) -> Stage:
+    def build(self, steps: int) -> "Autoencode":
         """The stage for a run of `steps` steps; the discriminator's schedule spans those that it takes part in."""
         self.check()
-        stage = _Autoencode(
+        return Autoencode(
             config=self,
             rate=optim.schedule(self.optimizer, steps),
             optimizer=optim.make(self.optimizer, steps),
             disc_optimizer=optim.make(self.discriminator_optimizer, max(steps - self.disc_start, 1)),
         )
-        return Stage(stage.init, stage.frozen, stage.load_frozen, stage.train_step, jax.jit(stage.preview))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class AutoencodeState:
-    """All that changes while a tokenizer trains."""
+    """Everything that changes while a tokenizer trains."""
 
-    step: Any  # [] int32, finished steps
-    model: Any
-    ema: Any  # the model with averaged weights, or None
-    discriminator: Any  # None with disc_weight 0
-    optimizer: Any
-    disc_optimizer: Any
+    step: Int[Array, ""]  # finished steps
+    model: Tokenizer
+    ema: Tokenizer | None  # with averaged weights
+    discriminator: Discriminator | None  # None with disc_weight 0
+    optimizer: PyTree[Array]
+    disc_optimizer: PyTree[Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Autoencode:
+class Autoencode:
+    """The training of a tokenizer, as functions; see interface.Stage."""
+
     config: AutoencodeConfig
     rate: optax.Schedule
-    optimizer: optax.GradientTransformation
-    disc_optimizer: optax.GradientTransformation
+    optimizer: optim.Optimizer
+    disc_optimizer: optim.Optimizer
 
-    def init(self, key: Array) -> AutoencodeState:
+    def init(self, key: Key[Array, ""]) -> AutoencodeState:
         c = self.config
         model_key, disc_key = jax.random.split(key)
         model = c.model.init(model_key)
-        disc: Any = Discriminator(c.disc_ndf, c.disc_num_layers, rngs=nnx.Rngs(disc_key)) if c.disc_weight else None
+        disc = Discriminator(c.disc_ndf, c.disc_num_layers, rngs=nnx.Rngs(disc_key)) if c.disc_weight else None
         return AutoencodeState(
             step=jnp.zeros((), jnp.int32),
             model=model,
             ema=jax.tree.map(jnp.copy, model) if c.ema_decay else None,  # copies: the state is donated
             discriminator=disc,
-            optimizer=self.optimizer.init(model.network),
+            optimizer=self.optimizer.init(model.trained),
             disc_optimizer=None if disc is None else self.disc_optimizer.init(disc),
         )
 
-    def frozen(self) -> Any:
-        return lpips.abstract(DTYPES[self.config.lpips_dtype]) if self.config.perceptual_weight else None
-
-    def load_frozen(self) -> Any:
-        c = self.config
-        if not c.perceptual_weight:
-            return None
-        return lpips.load_lpips(c.vgg16_path, dtype=DTYPES[c.lpips_dtype], verify=c.vgg16_verify)
+    def frozen_shapes(self) -> LPIPS | None:
+        return shapes(DTYPES[self.config.lpips_dtype]) if self.config.perceptual_weight else None
 
     def train_step(
-        self, state: AutoencodeState, frozen: Any, batch: Batch, key: Array
-    ) -> tuple[AutoencodeState, dict[str, Array]]:
+        self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[AutoencodeState, Metrics]:
         c, image = self.config, to_float(batch["image"])
         keys = jax.random.split(key)
 
-        def forward(network: Any) -> tuple[Any, Any]:
-            out = state.model.train_forward(network, image, keys[0])
-            return (out.reconstruction, out.loss), (out.features, out.codebooks, out.metrics)
+        def forward(trained: PyTree[Array]) -> tuple[tuple[Array, Array], Forward]:
+            out = state.model.with_trained(trained).train_forward(image, keys[0])
+            return (out.reconstruction, out.loss), out
 
-        (recon, auxiliary), pullback, (features, codebooks, metrics) = jax.vjp(
-            forward, state.model.network, has_aux=True
-        )
-        d_recon, terms = self.objective(state, frozen, image, recon, features)
+        (recon, auxiliary), pullback, out = jax.vjp(forward, state.model.trained, has_aux=True)
+        d_recon, terms = self.objective(state, frozen, image, recon, out.features)
         (grads,) = pullback((d_recon, jnp.ones_like(auxiliary)))
-        metrics |= terms | {"loss_total": terms["loss_total"] + auxiliary, "gradient_norm": optax.global_norm(grads)}
+        total = {"loss_total": terms["loss_total"] + auxiliary, "gradient_norm": optax.global_norm(grads)}
 
-        updates, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network)
-        network = optax.apply_updates(state.model.network, updates)
-        model = dataclasses.replace(state.model, network=network).with_codebooks(codebooks)
+        trained, optimizer = self.optimizer.update(grads, state.optimizer, state.model.trained)
+        model = state.model.with_trained(trained).with_quantizer(out.quantizer)
         if c.codebook_updates_per_step == 2:
-            again = model.train_forward(network, image, keys[1])
-            recon, model = again.reconstruction, model.with_codebooks(again.codebooks)
+            again = model.train_forward(image, keys[1])
+            recon, model = again.reconstruction, model.with_quantizer(again.quantizer)
         disc, disc_optimizer, disc_metrics = self.update_discriminator(state, image, recon)
         return AutoencodeState(
             step=state.step + 1,
@@ -156,11 +159,11 @@ class _Autoencode:
             discriminator=disc,
             optimizer=optimizer,
             disc_optimizer=disc_optimizer,
-        ), metrics | disc_metrics | {"learning_rate": self.rate(state.step)}
+        ), out.metrics | terms | total | disc_metrics | {"learning_rate": jnp.asarray(self.rate(state.step))}
 
     def objective(
-        self, state: AutoencodeState, frozen: Any, image: Array, recon: Array, features: Array
-    ) -> tuple[Array, dict[str, Array]]:
+        self, state: AutoencodeState, frozen: LPIPS | None, image: Array, recon: Array, features: Array
+    ) -> tuple[Array, Metrics]:
         """The gradient of all losses by the reconstruction, so that the network needs a single backward pass."""
         c = self.config
         nll = jax.value_and_grad(lambda x: reconstruction_loss(c, frozen, image, x), has_aux=True)
@@ -168,10 +171,11 @@ class _Autoencode:
         terms = terms | {"loss_total": total}
         if state.discriminator is None:
             return d_nll, terms
+        critic: Discriminator = state.discriminator
 
         def adversarial() -> tuple[Array, Array, Array]:
-            loss, d_adv = jax.value_and_grad(lambda x: generator_loss(state.discriminator(x, c.disc_groups)))(recon)
-            adaptive = adaptive_weight(state.model.network.decoder.conv_out, features, d_nll, d_adv)
+            loss, d_adv = jax.value_and_grad(lambda x: generator_loss(critic(x, c.disc_groups)))(recon)
+            adaptive = adaptive_weight(state.model.last_layer, features, d_nll, d_adv)
             weight = adaptive if c.adaptive else jnp.ones_like(adaptive)
             return loss, weight, d_adv
 
@@ -183,47 +187,54 @@ class _Autoencode:
         factor = jnp.minimum(factor, c.disc_weight_max) if c.disc_weight_max else factor
         return d_nll + factor * d_adv, terms | {"adversarial": loss, "lambda": weight}
 
-    def when_begun(self, state: AutoencodeState, then: Callable[[], Any], before: Callable[[], Any]) -> Any:
+    def when_begun(self, state: AutoencodeState, then: Callable[[], T], before: Callable[[], T]) -> T:
         """`then()`, or `before()` in steps up to disc_start."""
         start = self.config.disc_start
         return jax.lax.cond(state.step >= start, then, before) if start else then()
 
-    def update_discriminator(self, state: AutoencodeState, image: Array, fake: Array) -> tuple[Any, Any, dict]:
+    def update_discriminator(
+        self, state: AutoencodeState, image: Array, fake: Array
+    ) -> tuple[Discriminator | None, PyTree[Array], Metrics]:
         """The discriminator after a step on real and on reconstructed images, each a batch of its own."""
-        c = self.config
-        if state.discriminator is None:
+        c, critic = self.config, state.discriminator
+        if critic is None:
             return None, None, {}
 
-        def loss(disc: Discriminator) -> tuple[Array, dict[str, Array]]:
+        def loss(disc: Discriminator) -> tuple[Array, Metrics]:
             on_real, on_fake = disc(image, c.disc_groups), disc(fake, c.disc_groups)
             value = c.disc_loss_weight * discriminator_loss(c.gan, on_real, on_fake)
             return value, {"logits_real": jnp.mean(on_real), "logits_fake": jnp.mean(on_fake)}
 
-        def update() -> tuple[Any, Any, dict[str, Array]]:
-            (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(state.discriminator)
-            updates, optimizer = self.disc_optimizer.update(grads, state.disc_optimizer, state.discriminator)
+        def update() -> tuple[Discriminator, PyTree[Array], Metrics]:
+            (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(critic)
+            trained, optimizer = self.disc_optimizer.update(grads, state.disc_optimizer, critic)
             found = {"discriminator": value, "disc_gradient_norm": optax.global_norm(grads), **logits}
-            return optax.apply_updates(state.discriminator, updates), optimizer, found
+            return trained, optimizer, found
 
-        def wait() -> tuple[Any, Any, dict[str, Array]]:
+        def wait() -> tuple[Discriminator, PyTree[Array], Metrics]:
             names = ("discriminator", "disc_gradient_norm", "logits_real", "logits_fake")
-            return state.discriminator, state.disc_optimizer, {name: jnp.zeros(()) for name in names}
+            return critic, state.disc_optimizer, {name: jnp.zeros(()) for name in names}
 
         return self.when_begun(state, update, wait)
 
-    def preview(self, state: AutoencodeState, frozen: Any, batch: Batch, key: Array) -> dict[str, Array]:
-        model = state.model if state.ema is None else state.ema
-        image = to_float(batch["image"][:PREVIEWS])
-        rows = {"originals": image, "reconstructions": model.reconstruct(image)}
-        if hasattr(model, "decode_partial"):
-            codes = model.encode(image)
-            depths = [model.decode_partial(codes, depth, "add") for depth in range(codes.shape[-1])]
-            rows["reconstructions_by_depth"] = jnp.concatenate(depths, axis=1)  # one below the other
-        return {name: to_uint8(row) for name, row in rows.items()}
+    def preview(
+        self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
+    ) -> dict[str, UInt8[Array, "n h w 3"]]:
+        return _preview(state.model if state.ema is None else state.ema, batch["image"][:PREVIEWS])
+
+
+@jax.jit
+def _preview(model: Tokenizer, image: UInt8[Array, "n h w 3"]) -> dict[str, UInt8[Array, "n h2 w 3"]]:
+    """The images, their reconstructions, and those from the first 1, 2, ... codes one below the other."""
+    steps = model.progressive(to_float(image))
+    rows = {"originals": image, "reconstructions": to_uint8(steps[-1])}
+    if len(steps) > 1:
+        rows["reconstructions_by_depth"] = to_uint8(rearrange(steps, "steps n h w c -> n (steps h) w c"))
+    return rows
 
 
 def reconstruction_loss(
-    config: AutoencodeConfig, lpips: Any, image: Float[Array, "b h w 3"], recon: Float[Array, "b h w 3"]
+    config: AutoencodeConfig, lpips: LPIPS | None, image: Float[Array, "b h w 3"], recon: Float[Array, "b h w 3"]
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """The part of the loss that compares images, and its terms; `lpips` is not read with perceptual_weight 0.
 
@@ -233,7 +244,7 @@ def reconstruction_loss(
     error = image - recon
     each = jnp.square(error) if config.reconstruction == "mse" else jnp.abs(error)
     pixels = jnp.mean(jnp.mean(each, axis=(1, 2, 3)))  # of one image on one device
-    if not config.perceptual_weight:
+    if lpips is None:
         return pixels, {"reconstruction": pixels}
     features = jnp.mean(lpips(image, recon))
     return pixels + config.perceptual_weight * features, {"reconstruction": pixels, "lpips": features}

@@ -1,16 +1,17 @@
 """A classifier of real images, by which the quickstart judges what a prior draws."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
 from rqjax.data.images import to_float
-from rqjax.nets.classifier import ClassifierConfig
-from rqjax.stages.interface import Stage
+from rqjax.interface import Batch, Metrics
+from rqjax.nets.classifier import Classifier, ClassifierConfig, Network
+from rqjax.quantize.pytree import pytree
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -20,40 +21,63 @@ class ClassifyConfig:
     model: ClassifierConfig
     optimizer: optim.OptimizerConfig
 
+    @property
+    def microbatches(self) -> int:
+        return 1
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset({"image", "label"})
+
     def check(self) -> None:
         """Raises InputError for values that cannot make a stage."""
         self.model.check()
         self.optimizer.check()
 
-    def build(self, steps: int) -> Stage:
+    def build(self, steps: int) -> "Classify":
         """The stage, for a run of `steps` steps."""
-        return Stage(
-            init=lambda key: _init(self, steps, key),
-            frozen=lambda: None,
-            load_frozen=lambda: None,
-            train_step=lambda state, frozen, batch, key: _train_step(self, steps, state, batch),
-            preview=lambda state, frozen, batch, key: {},
-        )
+        return Classify(self, optim.make(self.optimizer, steps))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ClassifyState:
-    """What changes from step to step."""
+    """Everything that changes while a classifier trains."""
 
-    step: Any
-    model: Any
-    optimizer: Any
-
-
-def _init(config: ClassifyConfig, steps: int, key: jax.Array) -> ClassifyState:
-    model = config.model.init(key)
-    return ClassifyState(jnp.zeros((), jnp.int32), model, optim.make(config.optimizer, steps).init(model.network))
+    step: Int[Array, ""]
+    model: Classifier
+    ema: None
+    optimizer: PyTree[Array]
 
 
-def _train_step(config: ClassifyConfig, steps: int, state: ClassifyState, batch: Any) -> Any:
-    image, labels, network = to_float(batch["image"]), batch["label"], state.model.network
-    grads, metrics = jax.grad(state.model.loss, has_aux=True)(network, image, labels)
-    updates, optimizer = optim.make(config.optimizer, steps).update(grads, state.optimizer, network)
-    model = dataclasses.replace(state.model, network=optax.apply_updates(network, updates))
-    return ClassifyState(state.step + 1, model, optimizer), metrics | {"gradient_norm": optax.global_norm(grads)}
+@dataclasses.dataclass(frozen=True)
+class Classify:
+    """The training of a classifier, as functions; see interface.Stage."""
+
+    config: ClassifyConfig
+    optimizer: optim.Optimizer
+
+    def init(self, key: Key[Array, ""]) -> ClassifyState:
+        model = self.config.model.init(key)
+        return ClassifyState(jnp.zeros((), jnp.int32), model, None, self.optimizer.init(model.network))
+
+    def frozen_shapes(self) -> None:
+        return None
+
+    def train_step(
+        self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[ClassifyState, Metrics]:
+        image, labels = to_float(batch["image"]), batch["label"]
+
+        def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
+            return Classifier(network).loss(image, labels)
+
+        grads, metrics = jax.grad(loss, has_aux=True)(state.model.network)
+        network, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network)
+        norm = {"gradient_norm": optax.global_norm(grads)}
+        return ClassifyState(state.step + 1, Classifier(network), None, optimizer), metrics | norm
+
+    def preview(
+        self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
+    ) -> dict[str, UInt8[Array, "n h w 3"]]:
+        return {}

@@ -1,20 +1,26 @@
 """Stage 2: a prior over the codes of a frozen tokenizer, which runs inside the step."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import mesh, optim
+from rqjax.checks import at_least, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.rq.sample import SamplingOptions
-from rqjax.stages.interface import Stage
-from rqjax.store import checkpoint
-from rqjax.store.remote import to_path
+from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Tokenizer, TokenizerConfig
+from rqjax.nets.sampling import Draw
+from rqjax.quantize.pytree import pytree
+
+T = TypeVar("T")
+Frozen = dict[str, Tokenizer]
+"""The tokenizer, under that name."""
 
 
 def _adamw() -> optim.OptimizerConfig:
@@ -26,120 +32,131 @@ def _adamw() -> optim.OptimizerConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class PredictConfig:
-    """What a prior is trained with (RQ: spec of the paper's section 3.2 and appendix; AdamW, cosine, clipping).
+    """A prior and how it is trained. The defaults are those of RQ-Transformer (section 4, appendix, and the release).
 
-    `model` is the prior's config, `tokenizer` that of the frozen tokenizer in the run directory `tokenizer_path`.
-    `accumulate` microbatches make one step; `ema_decay` 0 keeps no average of the weights.
-    `temperature`, `top_k`, `top_p` (0 and 1 turn the filters off) are for the previews of training.
+    `tokenizer` is the configuration of the frozen tokenizer in the run directory `tokenizer_path`; None takes it from
+    there. `temperature`, `top_k` and `top_p` (0 and 1 turn the filters off) are for the previews of training.
     """
 
-    model: Any
-    tokenizer: Any
+    model: PriorConfig
+    tokenizer: TokenizerConfig | None = None
     tokenizer_path: str = ""
     optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=_adamw)
-    accumulate: int = 1
-    ema_decay: float = 0.0
+    accumulate: int = 1  # microbatches that make one step
+    ema_decay: float = 0.0  # of the weights; 0: off
     preview_count: int = 8
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
 
+    @property
+    def microbatches(self) -> int:
+        return self.accumulate
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Images, and the field that conditions the prior."""
+        return frozenset(filter(None, ("image", self.model.condition.field)))
+
     def check(self) -> None:
         """Raises InputError for values that cannot make a stage."""
-        if self.accumulate < 1:
-            raise InputError(f"stage.accumulate is {self.accumulate}: expected at least 1")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"stage.ema_decay is {self.ema_decay}: expected 0 (off) or a value below 1")
+        at_least(1, **{"stage.accumulate": self.accumulate})
+        rates(**{"stage.ema_decay": self.ema_decay})
+        if self.tokenizer is None:
+            raise InputError(
+                "stage.tokenizer is not known: pass --config.stage.tokenizer_path=DIR, a trained tokenizer"
+            )
         self.tokenizer.check()
         self.model.check()
         self.optimizer.check()
         self.model.check_tokenizer(self.tokenizer)
 
-    def build(self, steps: int) -> Stage:
+    def build(self, steps: int) -> "Predict":
         """The stage, for a run of `steps` steps: its schedule ends with them."""
-        return Stage(
-            init=lambda key: _init(self, steps, key),
-            frozen=lambda: {"tokenizer": jax.eval_shape(self.tokenizer.init, jax.random.key(0))},
-            load_frozen=lambda: {"tokenizer": _load_tokenizer(self)},
-            train_step=lambda state, frozen, batch, key: _train_step(self, steps, state, frozen, batch, key),
-            preview=lambda state, frozen, batch, key: _preview(self, state, frozen, batch, key),
-        )
+        self.check()
+        optimizer = optim.make(self.optimizer, steps, self.model.decays)
+        return Predict(config=self, rate=optim.schedule(self.optimizer, steps), optimizer=optimizer)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class PredictState:
-    """What changes from step to step."""
+    """Everything that changes while a prior trains."""
 
-    step: Any
-    model: Any
-    ema: Any
-    optimizer: Any
-
-
-def _init(config: PredictConfig, steps: int, key: jax.Array) -> PredictState:
-    model = config.model.init(key)
-    optimizer = _optimizer(config, steps).init(model.network)
-    # A copy: donating one buffer twice is an error.
-    ema = jax.tree.map(jnp.copy, model) if config.ema_decay else None
-    return PredictState(jnp.zeros((), jnp.int32), model, ema, optimizer)
+    step: Int[Array, ""]
+    model: Prior
+    ema: Prior | None
+    optimizer: PyTree[Array]
 
 
-def _optimizer(config: PredictConfig, steps: int) -> optax.GradientTransformation:
-    return optim.make(config.optimizer, steps, getattr(config.model, "decays", None))
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """The training of a prior, as functions; see interface.Stage."""
+
+    config: PredictConfig
+    rate: optax.Schedule
+    optimizer: optim.Optimizer
+
+    def init(self, key: Key[Array, ""]) -> PredictState:
+        model = self.config.model.init(key)
+        ema = jax.tree.map(jnp.copy, model) if self.config.ema_decay else None  # copies: the state is donated
+        return PredictState(jnp.zeros((), jnp.int32), model, ema, self.optimizer.init(model.trained))
+
+    def frozen_shapes(self) -> PyTree[jax.ShapeDtypeStruct]:
+        assert self.config.tokenizer is not None  # check() refused it
+        return {"tokenizer": jax.eval_shape(self.config.tokenizer.init, jax.random.key(0))}
+
+    def train_step(
+        self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[PredictState, Metrics]:
+        c, tokenizer, trained = self.config, frozen["tokenizer"], state.model.trained
+
+        def loss(trained: PyTree[Array], micro: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
+            floats = {**micro, "image": to_float(micro["image"])}
+            return state.model.with_trained(trained).loss(tokenizer, floats, key, train=True)
+
+        read = {name: x for name, x in batch.items() if name in c.fields}
+        grads, metrics = accumulated(loss, c.accumulate, trained, read, key)
+        trained, optimizer = self.optimizer.update(grads, state.optimizer, trained)
+        model = state.model.with_trained(trained)
+        more = {"gradient_norm": optax.global_norm(grads), "learning_rate": jnp.asarray(self.rate(state.step))}
+        ema = optim.ema_update(state.ema, model, state.step, c.ema_decay) if c.ema_decay else None
+        return PredictState(state.step + 1, model, ema, optimizer), metrics | more
+
+    def preview(
+        self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> dict[str, UInt8[Array, "n h w 3"]]:
+        """Samples for the condition of the batch's first images, from the averaged weights where they are kept."""
+        c, model, tokenizer = self.config, state.model if state.ema is None else state.ema, frozen["tokenizer"]
+        field = model.condition.field
+        labels = (batch[field] if field else jnp.zeros(len(batch["image"]), jnp.int32))[: c.preview_count]
+        draw = Draw(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
+        return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, draw)))}
 
 
-def _load_tokenizer(config: PredictConfig) -> Any:
-    """The tokenizer in tokenizer_path, if it is the one that the config describes."""
-    path = to_path(config.tokenizer_path)
-    if not config.tokenizer_path or not path.is_dir():
-        raise InputError(
-            f"stage.tokenizer_path is {config.tokenizer_path!r}: expected the run directory of a trained tokenizer;"
-            " train one first, or pass --config.stage.tokenizer_path=DIR"
-        )
-    return checkpoint.restore_model(path, jax.eval_shape(config.tokenizer.init, jax.random.key(0)))
-
-
-def _train_step(config: PredictConfig, steps: int, state: PredictState, frozen: Any, batch: Any, key: jax.Array) -> Any:
-    def loss(network: Any, micro: Any, key: jax.Array) -> Any:
-        image = to_float(micro["image"])
-        return state.model.loss(network, frozen["tokenizer"], image, micro["label"], key, train=True)
-
-    grads, metrics = accumulated(loss, config.accumulate, state.model.network, batch, key)
-    updates, optimizer = _optimizer(config, steps).update(grads, state.optimizer, state.model.network)
-    model = dataclasses.replace(state.model, network=optax.apply_updates(state.model.network, updates))
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["learning_rate"] = optim.schedule(config.optimizer, steps)(state.step)
-    ema = optim.ema_update(state.ema, model, state.step, config.ema_decay) if config.ema_decay else None
-    return PredictState(state.step + 1, model, ema, optimizer), metrics
-
-
-def accumulated(loss: Any, microbatches: int, network: Any, batch: Any, key: jax.Array) -> Any:
-    """The mean gradient and metrics of `loss(network, microbatch, key) -> (value, metrics)` over equal microbatches.
+def accumulated(
+    loss: Callable[[T, Batch, Key[Array, ""]], tuple[Float[Array, ""], Metrics]],
+    microbatches: int,
+    trained: T,
+    batch: Batch,
+    key: Key[Array, ""],
+) -> tuple[T, Metrics]:
+    """The mean gradient and metrics of `loss(trained, microbatch, key) -> (value, metrics)` over equal microbatches.
 
     Row i of the batch goes to microbatch i % n: each device keeps the rows it has.
     """
     gradient = jax.grad(loss, has_aux=True)
     if microbatches == 1:
-        return gradient(network, batch, key)
+        return gradient(trained, batch, key)
     split = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> n b ...", n=microbatches), batch)
     split = jax.tree.map(lambda x: mesh.constrain(x, None, "data"), split)
 
-    def add(total: Any, micro: Any) -> Any:
-        found = gradient(network, *micro)
+    def add(total: PyTree[Array], micro: tuple[Batch, Key[Array, ""]]) -> tuple[PyTree[Array], None]:
+        found = gradient(trained, *micro)
         return jax.tree.map(lambda t, x: t + x / microbatches, total, found), None
 
     keys = jax.random.split(key, microbatches)
     first = jax.tree.map(lambda x: x[0], split)
-    shapes = jax.eval_shape(gradient, network, first, keys[0])
+    shapes = jax.eval_shape(gradient, trained, first, keys[0])
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.promote_types(s.dtype, jnp.float32)), shapes)
     return jax.lax.scan(add, zeros, (split, keys))[0]
-
-
-def _preview(config: PredictConfig, state: PredictState, frozen: Any, batch: Any, key: jax.Array) -> dict[str, Any]:
-    """Samples for the labels of the batch's first images, from the averaged weights where they are kept."""
-    model = state.ema if config.ema_decay else state.model
-    labels = batch["label"][: config.preview_count]
-    options = SamplingOptions(temperature=config.temperature, top_k=config.top_k or None, top_p=config.top_p)
-    codes = model.generate(frozen["tokenizer"], labels, key, options)
-    return {"samples": to_uint8(frozen["tokenizer"].decode_codes(codes))}

@@ -1,4 +1,4 @@
-"""Disks that are full or fail: which errors say so, and in what words."""
+"""Disks that are full or fail: the errors that mean it, and one line for each."""
 
 import errno
 import os
@@ -11,27 +11,29 @@ FULL = {
     errno.EFBIG: ("a file would be larger than allowed", "raise the limit"),
     errno.EROFS: ("the disk is read-only", "make it writable"),
 }
-"""Errors that only a write meets: what happened, and the remedy."""
+"""Errors that only a write meets: the fault, and its remedy."""
 LOST = dict.fromkeys(
     (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN), ("the disk fails", "look at the disk")
 )
-GONE = dict.fromkeys((errno.ENOENT, errno.EACCES, errno.EPERM), ("the folder is gone or closed", "bring it back"))
+GONE = dict.fromkeys(
+    (errno.ENOENT, errno.EACCES, errno.EPERM), ("the folder is gone or closed", "mount it again or open it")
+)
 STORAGE = r"^(RESOURCE_EXHAUSTED|PERMISSION_DENIED|UNAVAILABLE|UNAUTHENTICATED|DATA_LOSS|NOT_FOUND|ABORTED): "
 """How tensorstore begins when a disk or bucket refuses."""
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
     """`error`, and those that it came from or was raised in the handling of."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def reason(error: BaseException, *, writing: bool) -> tuple[str, str] | None:
-    """What `error` says of the disk, and the remedy; None if it says nothing.
+    """The fault of the disk that caused `error`, and its remedy; None if the disk did not cause it.
 
-    With `writing` it comes from a write, so that a missing or closed folder, or a bucket's refusal, counts as well.
+    With `writing` the error comes from a write, so a missing or closed folder and a bucket's refusal count as well.
     """
     known = FULL | LOST | (GONE if writing else {})
     for one in chain(error):
@@ -45,6 +47,6 @@ def reason(error: BaseException, *, writing: bool) -> tuple[str, str] | None:
 
 
 def _numbers(error: BaseException) -> list[int]:
-    """Its error numbers: the system's own, and those that tensorstore writes into its sentences."""
+    """The error numbers in it: the system's own, and those that tensorstore writes into its sentences."""
     own = [error.errno] if isinstance(error, OSError) and error.errno else []
     return own + [int(number) for number in re.findall(r"os_error_code='(\d+)'", str(error))]

@@ -3,32 +3,13 @@
 import ml_dtypes
 import numpy as np
 
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(name)
-    for name in (
-        "float64",
-        "float32",
-        "float16",
-        "int64",
-        "int32",
-        "int16",
-        "int8",
-        "uint64",
-        "uint32",
-        "uint16",
-        "uint8",
-    )
-} | {
-    "bool": np.dtype(np.bool_),
-    "complex64": np.dtype(np.complex64),
-    "complex128": np.dtype(np.complex128),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+NATIVE = "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool complex64 complex128"
+DTYPES = {name: np.dtype(name) for name in NATIVE.split()} | {
+    name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 }
 """By the name of the torch.dtype."""
 
-STORAGES: dict[str, np.dtype] = {
+STORAGES = {
     "DoubleStorage": DTYPES["float64"],
     "FloatStorage": DTYPES["float32"],
     "HalfStorage": DTYPES["float16"],
@@ -41,5 +22,6 @@ STORAGES: dict[str, np.dtype] = {
     "BoolStorage": DTYPES["bool"],
     "ComplexFloatStorage": DTYPES["complex64"],
     "ComplexDoubleStorage": DTYPES["complex128"],
+    "UntypedStorage": DTYPES["uint8"],
 }
-"""By the name of the typed storage class; other types are kept in an UntypedStorage of bytes."""
+"""By the name of the storage class; element types that have none are kept in an UntypedStorage, of bytes."""

@@ -1,25 +1,70 @@
-"""A folder that is a model: config.json, a .safetensors file per item, the licence. What a hub of models keeps."""
+"""The portable form of a model: a folder with config.json, a .safetensors file for each item, and licence.txt.
+
+It is ready to upload to a model hub; nothing here uses the network.
+"""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from rqjax.errors import InputError
-from rqjax.store.arrays import check_fit, from_arrays, to_arrays
-from rqjax.store.remote import in_bucket, on_disk, to_path
+from rqjax.store.arrays import Places, check_fit, from_arrays, same_names, stored_shapes, to_arrays
+from rqjax.store.remote import Path, in_bucket, on_disk, to_path
 from rqjax.store.safetensor_file import load_safetensors, save_safetensors
 
 CONFIG = "config.json"
 LICENCE = "licence.txt"
 MODEL = "model"
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """A folder in that form, to be read: see store.stored.Stored."""
+
+    folder: Path
+    step: int = 0
+
+    def config(self) -> dict[str, object]:
+        """The configuration, as JSON. Raises InputError if it is missing or damaged."""
+        path = self.folder / CONFIG
+        try:
+            stored = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): a model's folder needs it beside its tensors") from None
+        if not isinstance(stored, dict):
+            raise InputError(f"{path} holds a {type(stored).__name__}: expected the configuration of a model")
+        return stored
+
+    def has(self, name: str) -> bool:
+        """Whether there are arrays of the item `name`."""
+        return (self.folder / f"{name}.safetensors").is_file()
+
+    def item(self, name: str, like: T, places: Places = same_names) -> T:
+        """The arrays of an item in the structure of `like` (shapes), each where its shape says, or on the first device.
+
+        Raises InputError if they don't fit.
+        """
+        path = self.folder / f"{name}.safetensors"
+        wanted = to_arrays(like)
+        with on_disk(path) as file:
+            stored, _ = load_safetensors(file)  # stays readable when the file is gone
+        taken = places(wanted, stored)
+        check_fit(stored_shapes(wanted, taken), stored, str(path))
+        arrays = {}
+        for key, place in taken.items():
+            array = stored[place.name] if place.row is None else stored[place.name][place.row]
+            arrays[key] = jax.device_put(np.asarray(array, wanted[key].dtype), wanted[key].sharding)
+        return from_arrays(like, arrays)
 
 
 @contextlib.contextmanager
@@ -49,48 +94,17 @@ def new_folder(path: str | os.PathLike[str]) -> Generator[pathlib.Path]:
 
 
 def holds_model(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a model by itself."""
+    """Whether a folder holds a model in this form."""
     return (to_path(folder) / f"{MODEL}.safetensors").is_file()
 
 
-def save(folder: pathlib.Path, config: Mapping[str, Any], items: Mapping[str, Any], licence: str) -> None:
+def save(folder: pathlib.Path, config: Mapping[str, object], items: Mapping[str, object], licence: str) -> None:
     """Writes a configuration (as JSON), trees of arrays by name, one array at a time, and a licence if there is one."""
     folder.mkdir(exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
     for name, tree in items.items():
         save_safetensors(folder / f"{name}.safetensors", to_arrays(tree), {"library": "rqjax", "item": name})
     write_licence(folder, licence)
-
-
-def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The configuration of a folder, as JSON. Raises InputError if it is missing or damaged."""
-    path = to_path(folder) / CONFIG
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): a model's folder needs it beside its tensors") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}: expected the configuration of a model")
-    return found
-
-
-def has_item(folder: str | os.PathLike[str], name: str) -> bool:
-    """Whether a folder holds the arrays of `name`."""
-    return (to_path(folder) / f"{name}.safetensors").is_file()
-
-
-def restore_item(folder: str | os.PathLike[str], name: str, abstract: Any) -> Any:
-    """The arrays of `name`, placed as `abstract` says, or on the first device. Raises InputError if they don't fit."""
-    path = to_path(folder) / f"{name}.safetensors"
-    expected = to_arrays(abstract)
-    with on_disk(path) as file:
-        stored, _ = load_safetensors(file)  # stays readable when the file is gone
-    check_fit(expected, stored, str(path))
-    placed = {
-        key: jax.device_put(np.asarray(stored[key], like.dtype), getattr(like, "sharding", None))
-        for key, like in expected.items()
-    }
-    return from_arrays(abstract, placed)
 
 
 def read_licence(folder: str | os.PathLike[str]) -> str:
@@ -103,8 +117,3 @@ def write_licence(folder: str | os.PathLike[str], licence: str) -> None:
     """Records a licence beside a model, if it is not empty."""
     if licence:
         (to_path(folder) / LICENCE).write_text(licence.strip() + "\n")
-
-
-def copy_licence(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Records the licence of one model beside another that is made from it."""
-    write_licence(target, read_licence(source))

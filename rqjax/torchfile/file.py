@@ -2,22 +2,19 @@
 
 import mmap
 import os
-from typing import IO, Any
+from typing import Any
 
-from rqjax.errors import InputError
+from rqjax.errors import DAMAGED, InputError
 from rqjax.store.atomic import replacing
-from rqjax.torchfile.archive import Archive
+from rqjax.torchfile.archive import read_archive
+from rqjax.torchfile.foreign import printable
 from rqjax.torchfile.legacy import read_legacy
-from rqjax.torchfile.numpy_pickles import set_state
-from rqjax.torchfile.pickle_stream import Window
-from rqjax.torchfile.rebuild import allowed
-from rqjax.torchfile.storages import ArchiveStorages
-from rqjax.torchfile.unpickle import run_pickle
+from rqjax.torchfile.pickles import nesting
 from rqjax.torchfile.write import write_archive
 
 
 def load(path: str | os.PathLike[str], verify: bool = False) -> Any:
-    """What torch.save wrote to `path` (.pt, .pth, .ckpt; the zip format or the one before PyTorch 1.6).
+    """The object that torch.save wrote to `path` (.pt, .pth, .ckpt; the zip format or the one before PyTorch 1.6).
 
     Tensors and Parameters are read-only NumPy arrays of the same shape and type (bfloat16 is that of ml_dtypes) that
     look at the mapped file: nothing is read until they are used, and tensors that shared a storage still do.
@@ -32,30 +29,29 @@ def load(path: str | os.PathLike[str], verify: bool = False) -> Any:
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise InputError("the file is empty: download it again")
-            return _read(file, verify)
+            value = _read(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), verify)
+        nesting(value, {})
+        return value
     except OSError as error:
         raise InputError(f"{os.fspath(path)}: {error.strerror}, expected a file that torch.save wrote") from None
     except InputError as error:
         raise InputError(f"{os.fspath(path)}: {error}") from None
+    except Exception as error:  # whatever else a damaged or hostile file provokes, MemoryError and RecursionError too
+        reason = f"{type(error).__name__}: {printable(error, 200)}"
+        raise InputError(f"{os.fspath(path)}: {DAMAGED} ({reason})") from None
 
 
-def _read(file: IO[bytes], verify: bool) -> Any:
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    known = allowed(largest=len(mapped))
+def _read(mapped: mmap.mmap, verify: bool) -> object:
     if mapped[:4] == b"PK\3\4":
-        archive = Archive(file, mapped)
-        archive.check("data.pkl")
-        return run_pickle(
-            Window(mapped, *archive.span("data.pkl")), known, ArchiveStorages(archive, mapped, verify), set_state
-        )
+        return read_archive(mapped, verify)
     if mapped[:1] == b"\x80":
-        return read_legacy(mapped, known)
+        return read_legacy(mapped)
     if mapped[257:262] == b"ustar":
         raise InputError("this is the tar format of PyTorch before 0.1.10: load it with PyTorch and save it again")
     raise InputError("this is not a file that torch.save wrote: give a .pt, .pth or .ckpt file")
 
 
-def save(path: str | os.PathLike[str], value: Any) -> None:
+def save(path: str | os.PathLike[str], value: object) -> None:
     """Writes `value` to `path` as a file that `torch.load(path, weights_only=True)` reads, with mmap=True as well.
 
     `value` nests dict, OrderedDict, list, tuple, str, bytes, numbers, None and arrays; where an array may stand, a

@@ -2,36 +2,28 @@
 
 import hashlib
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 
 from rqjax.errors import InputError
-from rqjax.nets.lpips import LPIPS, VGG16
-from rqjax.store.arrays import from_arrays, to_arrays
+from rqjax.nets.lpips import LPIPS, REMEDY, VGG16, shapes
 from rqjax.torchfile import file
-from rqjax.torchfile.table import Entry, conv, import_arrays
+from rqjax.torchfile.table import Entry, StateDict, import_tree, layer_entries, shapes_of
 
 # The lin layers of LPIPS v0.1 for VGG16 (github.com/richzhang/PerceptualSimilarity, BSD-2-Clause).
 LIN = pathlib.Path(__file__).parent.parent / "assets" / "lpips_lin.npz"
-VGG16_FILE = "vgg16-397923af.pth"
 VGG16_SHA256 = "397923af"
-REMEDY = f"download {VGG16_FILE} from the torchvision model zoo (download.pytorch.org/models)"
 
 
 def entries() -> list[Entry]:
     """The table: torchvision's VGG16 `features.*`, and the lin layers as LPIPS names them."""
-    ours = to_arrays(abstract())
+    ours = shapes_of(shapes())
     table, layer, i = [], 0, 0
     for group in VGG16:
         for _ in group:
-            table.append(conv(f"features.{layer}.weight", f"convs/{i}/kernel", ours[f"convs/{i}/kernel"].shape))
-            table.append(Entry(f"features.{layer}.bias", f"convs/{i}/bias", ours[f"convs/{i}/bias"].shape))
+            table += layer_entries(f"features.{layer}", f"convs/{i}", ours)
             layer, i = layer + 2, i + 1  # a convolution and its ReLU
         layer += 1  # the pooling
     for j, group in enumerate(VGG16):
@@ -39,25 +31,19 @@ def entries() -> list[Entry]:
     return table
 
 
-def from_torch(vgg16: Mapping[str, Any], lin: Mapping[str, Any], dtype: DTypeLike = jnp.float32) -> LPIPS:
+def from_torch(vgg16: StateDict, lin: StateDict, dtype: DTypeLike = jnp.float32) -> LPIPS:
     """LPIPS from two state dicts: torchvision's VGG16 (its classifier is ignored), and `lin{0..4}.model.1.weight`.
 
     Raises InputError naming keys that are missing, unknown or of another shape.
     """
     features = {key: tensor for key, tensor in vgg16.items() if not key.startswith("classifier.")}
-    like = abstract(dtype)
-    return from_arrays(like, import_arrays(entries(), {**features, **lin}, to_arrays(like)))
+    return import_tree(entries(), {**features, **lin}, shapes(dtype))
 
 
 def shipped_lin() -> dict[str, np.ndarray]:
     """The lin layers that ship with this package, under their official keys."""
     with np.load(LIN) as data:
         return {f"{name}.model.1.weight": data[name].reshape(1, -1, 1, 1) for name in data.files}
-
-
-def abstract(dtype: DTypeLike = jnp.float32) -> LPIPS:
-    """The shapes of LPIPS."""
-    return jax.eval_shape(lambda: LPIPS(dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def load_lpips(
@@ -75,5 +61,13 @@ def load_lpips(
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if not found.startswith(VGG16_SHA256):
             raise InputError(f"{vgg16_path} has SHA-256 {found[:8]}..., expected {VGG16_SHA256}...: {REMEDY}")
-    lin = shipped_lin() if lin_path is None else file.load(lin_path)
-    return from_torch(file.load(vgg16_path), lin, dtype)
+    lin = shipped_lin() if lin_path is None else _state_dict(lin_path)
+    return from_torch(_state_dict(vgg16_path), lin, dtype)
+
+
+def _state_dict(path: str) -> StateDict:
+    contents = file.load(path)
+    tensors = contents if isinstance(contents, dict) else {}
+    if not tensors or not all(isinstance(key, str) and isinstance(tensors[key], np.ndarray) for key in tensors):
+        raise InputError(f"{path} is not a state dict: expected a dictionary of tensors by name")
+    return tensors

@@ -2,77 +2,101 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from types import EllipsisType
+from typing import TypeVar
 
+import jax
 import numpy as np
 
-from rqjax.store.arrays import check_fit
+from rqjax.store.arrays import check_fit, from_arrays, to_arrays
 
 CONV = (2, 3, 1, 0)
 """Axes that take a convolution kernel OIHW to HWIO."""
 LINEAR = (1, 0)
 """Axes that take a linear weight (out, in) to (in, out)."""
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+"""Our names of a layer's arrays and PyTorch's, in the order of a state dict."""
+Shapes = Mapping[str, tuple[int, ...]]
+StateDict = Mapping[str, np.ndarray]
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A bijection between one official tensor and one array of ours, or one layer of one.
+    """A bijection between (a part of) an official tensor and (a layer of) an array of ours.
 
-    Our array is `official.transpose(axes)` reshaped: splitting or joining heads is that reshape.
+    Ours is `official[rows].transpose(axes)`, reshaped: splitting or joining heads is that reshape.
     """
 
     key: str
     path: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the whole official tensor
     axes: tuple[int, ...] | None = None
-    layer: int | None = None
+    layer: int | EllipsisType = ...  # index into the first axis of our array
+    rows: (
+        int | slice | EllipsisType
+    ) = ...  # index into the first axis of the official tensor, which several arrays fill
 
 
-def linear(key: str, path: str, ours: tuple[int, ...], inputs: int, layer: int | None = None) -> Entry:
-    """The entry of a linear weight whose array of ours, without any layer axis, has `inputs` input features."""
-    return Entry(key, path, (math.prod(ours) // inputs, inputs), LINEAR, layer)
+def shapes_of(tree: object) -> dict[str, tuple[int, ...]]:
+    """The shapes of a tree's arrays (or of shapes themselves) by path."""
+    return {path: tuple(array.shape) for path, array in to_arrays(tree).items()}
 
 
-def conv(key: str, path: str, ours: tuple[int, ...]) -> Entry:
-    """The entry of a convolution kernel that we hold as HWIO of shape `ours`."""
-    height, width, inputs, outputs = ours
-    return Entry(key, path, (outputs, inputs, height, width), CONV)
+def layer_entries(key: str, path: str, shapes: Shapes, layer: int | EllipsisType = ...) -> Iterator[Entry]:
+    """The entries of a linear layer, convolution, normalisation or embedding: its weight, and its bias if it has one.
+
+    A linear layer of ours may have its outputs or its inputs split by heads. With `layer` its arrays at `path` hold
+    all layers of a stack, this one among them.
+    """
+    found = {leaf: shapes[f"{path}/{leaf}"] for leaf in LEAVES if f"{path}/{leaf}" in shapes}
+    if layer is not ...:
+        found = {leaf: shape[1:] for leaf, shape in found.items()}
+    for leaf, ours in found.items():
+        shape, axes = ours, None
+        if leaf == "kernel" and len(ours) == 4:
+            shape, axes = tuple(ours[axis] for axis in np.argsort(CONV)), CONV
+        elif leaf == "kernel":
+            outputs = math.prod(found["bias"]) if "bias" in found else ours[-1]
+            shape, axes = (outputs, math.prod(ours) // outputs), LINEAR
+        elif leaf == "bias":
+            shape = (math.prod(ours),)
+        yield Entry(f"{key}.{LEAVES[leaf]}", f"{path}/{leaf}", shape, axes, layer)
 
 
-def import_arrays(
-    entries: Iterable[Entry], state_dict: Mapping[str, Any], like: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Our arrays, by path, from the official tensors; `like` gives our shapes.
+def import_arrays(entries: Iterable[Entry], state_dict: StateDict, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Our arrays, float32 and by path, from the official tensors; `shapes` are ours.
 
     Raises InputError naming missing, unknown or misshapen keys, five at most. The keys must be exactly those of
-    `entries`: callers drop what they know to be redundant first.
+    `entries`: callers drop keys that they know to be redundant first.
     """
     entries = list(entries)
     check_fit({entry.key: entry for entry in entries}, state_dict, "this state dict")
-    arrays: dict[str, np.ndarray] = {}
+    arrays = {entry.path: np.empty(shapes[entry.path], np.float32) for entry in entries}
     for entry in entries:
-        tensor = np.asarray(state_dict[entry.key])
-        shape = tuple(like[entry.path].shape)
-        ours = tensor if entry.axes is None else tensor.transpose(entry.axes)
-        if entry.layer is None:
-            arrays[entry.path] = np.ascontiguousarray(ours).reshape(shape)
-        else:
-            whole = arrays.setdefault(entry.path, np.empty(shape, tensor.dtype))
-            whole[entry.layer] = ours.reshape(shape[1:])
+        part, ours = np.asarray(state_dict[entry.key])[entry.rows], arrays[entry.path]
+        part = part if entry.axes is None else part.transpose(entry.axes)
+        ours[entry.layer] = part.reshape(ours[entry.layer].shape)
     return arrays
 
 
-def export_arrays(entries: Iterable[Entry], arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def import_tree(entries: Iterable[Entry], state_dict: StateDict, like: Tree) -> Tree:
+    """A tree like `like` (shapes are enough) of the arrays of import_arrays, with the same errors."""
+    return from_arrays(like, import_arrays(entries, state_dict, shapes_of(like)))
+
+
+def export_arrays(entries: Iterable[Entry], arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
     """The official tensors, in the order of `entries`, from our arrays: the inverse of import_arrays.
 
-    They are views on our arrays, of which most are not contiguous: whoever writes them copies one at a time.
+    Most are views on our arrays that are not contiguous: whoever writes them copies one at a time.
     """
-    state_dict = {}
+    state_dict: dict[str, np.ndarray] = {}
     for entry in entries:
-        ours = np.asarray(arrays[entry.path])
-        ours = ours if entry.layer is None else ours[entry.layer]
-        if entry.axes is None:
+        ours = np.asarray(arrays[entry.path])[entry.layer]
+        if entry.rows is not ...:
+            state_dict.setdefault(entry.key, np.empty(entry.shape, ours.dtype))[entry.rows] = ours
+        elif entry.axes is None:
             state_dict[entry.key] = ours.reshape(entry.shape)
         else:
             moved = tuple(entry.shape[axis] for axis in entry.axes)

@@ -1,22 +1,21 @@
 """The DQ-Transformer against the official one: golden numbers, state dicts, options."""
 
-import dataclasses
 import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from rqjax import optim
-from rqjax.dq import loss as dqloss
+from rqjax.dq.packing import packed
 from rqjax.errors import InputError
+from rqjax.official.convert import keys
 from rqjax.official.dqtransformer import (
+    MASK,
     dqtransformer_config,
     dqtransformer_from_torch,
-    dqtransformer_keys,
     dqtransformer_to_torch,
 )
 from rqjax.quantize.dynamic import Codes
@@ -74,25 +73,24 @@ def test_images_of_different_lengths_keep_their_official_logits_in_one_batch(gol
 
 @pytest.mark.parametrize("name", CASES)
 def test_packed_images_keep_their_official_logits(golden, name):
-    case, _config, model = load(golden, name)
+    case, config, model = load(golden, name)
     codes, labels = images(case)
-    model = dataclasses.replace(model, pack=True)
-    network = model.network
+    sizes = {"groups": 1, "row_length": config.row_length, "rows_per_image": 1.0}
 
     @jax.jit
-    def run(codes, labels):
-        rows = dqloss.to_rows(model, codes, labels)
-        outputs = network(rows.content, rows.position, rows.grain, rows.index, rows.image)
-        return rows, network.position_head(outputs[0]), network.content_head(outputs[1])
+    def run(network, codes, labels):
+        rows, unplaced = packed(model.rows(codes, labels), config.layout, **sizes)
+        outputs = network(rows.tokens, rows.image)
+        return rows, unplaced, network.position_head(outputs[0]), network.content_head(outputs[1])
 
-    rows, *found = run(codes, labels)
+    rows, unplaced, *found = run(model.network, codes, labels)
     assert len(np.unique(rows.image[0])) > 2  # several images share a row
-    assert int(rows.unplaced) == 0
+    assert int(unplaced) == 0
     for i in range(len(labels)):
         row, slot = np.nonzero(np.asarray(rows.image) == i)
         for kind, logits in zip(("position", "content"), found, strict=True):
             expected = case.data[f"{kind}_logits_{i}"][0]
-            np.testing.assert_array_equal(rows.index[row, slot], np.arange(len(expected) + 1))
+            np.testing.assert_array_equal(rows.tokens.index[row, slot], np.arange(len(expected) + 1))
             np.testing.assert_allclose(logits[row[:-1], slot[:-1]], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +98,7 @@ def test_packed_images_keep_their_official_logits(golden, name):
 def test_losses_of_single_images_equal_the_official_ones(golden, name):
     case, _, model = load(golden, name)
     codes, labels = images(case)
-    run = jax.jit(lambda codes, label: model.loss_from_codes(model.network, codes, label)[1])
+    run = jax.jit(lambda codes, label: model.loss_from_codes(codes, label)[1])
     for i, expected in enumerate(case.meta["losses_batch_of_one"]):
         metrics = run(jax.tree.map(lambda x, i=i: x[i : i + 1], codes), labels[i : i + 1])
         for key, value in expected.items():
@@ -114,11 +112,12 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
 
     @jax.jit
     def value_and_grad(network, codes, labels):
-        return jax.value_and_grad(lambda n: model.loss_from_codes(n, codes, labels), has_aux=True)(network)
+        loss = lambda network: model.with_trained(network).loss_from_codes(codes, labels)  # noqa: E731
+        return jax.value_and_grad(loss, has_aux=True)(network)
 
     def tensors(network):
-        state_dict = dqtransformer_to_torch(dataclasses.replace(model, network=network))
-        return {key.removeprefix("transformer."): x for key, x in state_dict.items() if not callable(x)}
+        state_dict = dqtransformer_to_torch(model.with_trained(network))
+        return {key.removeprefix("transformer."): x for key, x in state_dict.items() if MASK not in key}
 
     (_, metrics), grads = value_and_grad(model.network, *batch(case, "batch"))
     for key, value in case.meta["batch_losses"].items():
@@ -136,15 +135,15 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
         schedule="constant",
         min_learning_rate=0.0,
     )
-    chain = optim.make(settings, 3, config.decays)
-    update = jax.jit(lambda grads, state, network: chain.update(grads, state, network))
-    network, state = model.network, chain.init(model.network)
+    optimizer = optim.make(settings, 3, config.decays)
+    update = jax.jit(lambda grads, state, network: optimizer.update(grads, state, network))
+    network = jax.tree.map(jnp.asarray, model.network)
+    state = optimizer.init(network)
     for step, expected in enumerate(adamw["losses_total_content_position"]):
         (loss, metrics), grads = value_and_grad(network, *batch(case, f"step{step}"))
         found = [loss, metrics["content_loss"], metrics["position_loss"]]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
-        updates, state = update(grads, state, network)
-        network = optax.apply_updates(network, updates)
+        network, state = update(grads, state, network)
     assert_digests(tensors(network), adamw["params_after"], noise)
 
 
@@ -152,9 +151,11 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
 def test_state_dicts_survive_the_round_trip(golden, name, tmp_path):
     case, config, model = load(golden, name)
     state_dict = dqtransformer_to_torch(model)
-    shapes = {key: list(x().shape if callable(x) else x.shape) for key, x in state_dict.items()}
-    assert shapes == {key: list(shape) for key, shape in dqtransformer_keys(config).items()}
-    own = {key.removeprefix("transformer."): x for key, x in state_dict.items() if not callable(x)}
+    assert {key: x.shape for key, x in state_dict.items()} == keys(config)
+    assert (
+        len({id(x) for key, x in state_dict.items() if MASK in key}) == 1
+    )  # memory for one mask, and a place in files
+    own = {key.removeprefix("transformer."): x for key, x in state_dict.items() if MASK not in key}
     assert set(own) == set(case.meta["param_shapes"])
     for key, array in own.items():
         np.testing.assert_array_equal(array, case.array(key, case.meta["param_shapes"][key]))
@@ -217,7 +218,7 @@ def official(classes: int) -> dict:
 def test_published_models_have_our_keys_and_sizes(classes, name, count):
     config = dqtransformer_config(official(classes))
     expected = json.loads((KEYS / f"{name}_imagenet_p6c18_transformer.json").read_text())
-    found = {key.removeprefix("transformer."): list(shape) for key, shape in dqtransformer_keys(config).items()}
+    found = {key.removeprefix("transformer."): list(shape) for key, shape in keys(config).items()}
     assert list(found) == list(expected)
     assert found == expected
     model = jax.eval_shape(config.init, jax.random.key(0))
@@ -230,23 +231,23 @@ def test_published_models_have_our_keys_and_sizes(classes, name, count):
         (
             "transformer_config",
             {"n_heads": 8},
-            "unknown keys in this DQ-Transformer config: transformer_config.n_heads",
+            "unknown keys model.params.transformer_config.params.n_heads",
         ),
-        ("transformer_config", {"n_head": None}, "transformer_config.n_head is missing"),
+        ("transformer_config", {"n_head": None}, "transformer_config.params.n_head is missing"),
         (
             "transformer_config",
             {"vocab_size": 1027},
-            "transformer_config.vocab_size is 1027, the rest .* makes it 2026",
+            "transformer_config.params.vocab_size is 1027: expected 2026",
         ),
-        ("transformer_config", {"fine_position_pad_code": 1025}, "fine_position_pad_code is 1025, .* makes it 1024"),
-        ("transformer_config", {"segment_size": 0}, "segment_size is 0, .* makes it 2"),
+        ("transformer_config", {"fine_position_pad_code": 1025}, "fine_position_pad_code is 1025: expected 1024"),
+        ("transformer_config", {"segment_size": 0}, "segment_size is 0: expected 2"),
         ("transformer_config", {"activate_pad_ignore": False}, "activate_pad_ignore is False"),
-        ("permuter_config", {"coarse_position_eos_code": 258}, "coarse_position_eos_code is 258, .* makes it 257"),
+        ("permuter_config", {"coarse_position_eos_code": 258}, "coarse_position_eos_code is 258: expected 257"),
         ("permuter_config", {"fine_hw": 48}, "grids .16, 48. do not double"),
-        ("class_cond_stage_config", {"threshold_content": 1025}, "threshold_content is 1025, .* makes it 1026"),
-        ("class_cond_stage_config", {"n_classes": 999}, "vocab_size is 2026, .* makes it 2025"),
+        ("class_cond_stage_config", {"threshold_content": 1025}, "threshold_content is 1025: expected 1026"),
+        ("class_cond_stage_config", {"n_classes": 999}, "vocab_size is 2026: expected 2025"),
         (None, {"activate_sos_for_fine_sequence": False}, "activate_sos_for_fine_sequence is False"),
-        (None, {"uncond_stage_config": {}}, "unknown keys .*: model.params.uncond_stage_config"),
+        (None, {"uncond_stage_config": {}}, "unknown keys model.params.uncond_stage_config"),
     ],
 )
 def test_official_options_that_disagree_are_refused(part, changes, message):

@@ -12,13 +12,10 @@ from flax import nnx
 from rqjax.dq.grains import FourierPosition, LearnedPosition, PositionalDecoder
 from rqjax.dq.router import FeatureRouter
 from rqjax.dq.routing import budget
-from rqjax.dq.sequence import from_streams, sequence_layout, to_streams
 from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
 from rqjax.official.dqvae import dqvae_from_torch, dqvae_to_torch
 from rqjax.quantize import dynamic
-from rqjax.quantize.codebook import Codebook
-from rqjax.quantize.entropy import ThresholdTable, write_thresholds
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_near
 from tests.small_dq import tokenizer_config
@@ -51,11 +48,12 @@ def test_every_router_trains_and_keeps_images_apart(variant):
     np.testing.assert_array_equal(whole.codes[1], among_others.codes[1])
     np.testing.assert_array_equal(whole.grain[1], among_others.grain[1])
     assert not np.array_equal(whole.codes, among_others.codes)
-    layout = sequence_layout(model.grids, config.codebook_size, 0, "row-first")
-    codes, grain, _ = from_streams(to_streams(whole.codes, whole.grain, layout), layout)
-    np.testing.assert_array_equal(codes, whole.codes)
-    np.testing.assert_array_equal(grain, whole.grain)
-    forward = jax.jit(lambda m, x: m.train_forward(m.network, x, jax.random.key(0)))(model, image)
+    block, grain = config.grids[-1] // config.grids[0], np.asarray(whole.grain)
+    for b, y, x in np.ndindex(grain.shape):  # a region repeats each of its codes over the cells that share it
+        region = whole.codes[b, y * block : (y + 1) * block, x * block : (x + 1) * block]
+        side = block >> int(grain[b, y, x])
+        np.testing.assert_array_equal(region, region[::side, ::side].repeat(side, 0).repeat(side, 1))
+    forward = jax.jit(lambda m, x: m.train_forward(x, jax.random.key(0)))(model, image)
     assert forward.reconstruction.shape == image.shape
     last = model.network.decoder.conv_out(forward.features)
     np.testing.assert_allclose(last, forward.reconstruction, atol=1e-5)
@@ -70,7 +68,7 @@ def test_the_router_learns_from_the_task_and_from_the_budget(variant):
     model, image = jax.jit(tokenizer_config(**VARIANTS[variant]).init)(jax.random.key(1)), images()
 
     def loss(network, weight):
-        forward = model.train_forward(network, image, jax.random.key(0))
+        forward = model.with_trained(network).train_forward(image, jax.random.key(0))
         return jnp.mean(jnp.abs(forward.reconstruction - image)) + weight * forward.metrics["budget"]
 
     gradient = jax.jit(jax.grad(loss))
@@ -86,7 +84,7 @@ def test_evaluation_is_not_scaled_and_draws_nothing():
     features = jax.jit(lambda m, x: m.network.encoder(x))(model, image)
     np.testing.assert_allclose(routed.merged, dynamic.merge_grains(features, routed.grain), rtol=1e-6)
     np.testing.assert_array_equal(routed.grain, jnp.argmax(routed.gate, -1))
-    forward = jax.jit(lambda m, x, key: m.train_forward(m.network, x, key))
+    forward = jax.jit(lambda m, x, key: m.train_forward(x, key))
     first, second = (forward(model, image, jax.random.key(k)).reconstruction for k in (0, 1))
     assert not np.array_equal(first, second)
 
@@ -98,12 +96,12 @@ def test_training_lowers_the_loss():
     @jax.jit
     def step(model, key):
         def loss(network):
-            forward = model.train_forward(network, image, key)
+            forward = model.with_trained(network).train_forward(image, key)
             return jnp.mean(jnp.square(forward.reconstruction - image)) + forward.loss, forward
 
         (value, forward), grads = jax.value_and_grad(loss, has_aux=True)(model.network)
         network = jax.tree.map(lambda p, g: p - 0.05 * g, model.network, grads)
-        return dataclasses.replace(model, network=network, codebooks=forward.codebooks), value
+        return model.with_trained(network).with_quantizer(forward.quantizer), value
 
     values = []
     for i in range(40):
@@ -113,10 +111,10 @@ def test_training_lowers_the_loss():
 
 
 def test_budget_is_zero_at_its_target():
-    routing = tokenizer_config().routing.settings((4, 8), 8)
+    routing = tokenizer_config().routing
     gate = jax.nn.one_hot(jnp.zeros((1, 4, 4), jnp.int32).at[0, 0].set(1), 2)
     assert float(budget(routing, gate)) == 0
-    assert float(budget(dataclasses.replace(routing, targets=(0.5,)), gate)) == pytest.approx(2 * 0.25**2)
+    assert float(budget(dataclasses.replace(routing, ratios=(0.5,)), gate)) == pytest.approx(2 * 0.25**2)
 
 
 def test_bfloat16_and_remat_keep_the_codes_nearly():
@@ -124,7 +122,7 @@ def test_bfloat16_and_remat_keep_the_codes_nearly():
     model = jax.jit(config.init)(jax.random.key(0))
     other = dataclasses.replace(config, dtype="bfloat16", remat=True)
     other = jax.jit(other.init)(jax.random.key(0))
-    forward = jax.jit(lambda m, x: m.train_forward(m.network, x, jax.random.key(0)))
+    forward = jax.jit(lambda m, x: m.train_forward(x, jax.random.key(0)))
     plain, low = forward(model, image), forward(other, image)
     assert low.reconstruction.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(other.network))
@@ -207,6 +205,7 @@ def test_router_averages_each_region():
         ({"position": "relative"}, "position"),
         ({"position": "learned-relative", "window_size": 3}, "windows of 3"),
         ({"decay": 1.0}, "decay"),
+        ({"commitment_weight": -0.25}, "commitment_weight is -0.25"),
         ({"dtype": "float16"}, "dtype"),
         ({"codebook_size": 0}, "codebook_size"),
         ({"ratios": (1.2,)}, "ratios"),
@@ -232,25 +231,29 @@ def test_values_that_make_no_model_are_refused(change, message):
 
 def test_images_of_another_size_are_refused():
     model = jax.eval_shape(tokenizer_config().init, jax.random.key(0))
-    for call in (model.encode, model.reconstruct, lambda x: model.train_forward(model.network, x, jax.random.key(0))):
+    for call in (model.encode, model.reconstruct, lambda x: model.train_forward(x, jax.random.key(0))):
         with pytest.raises(InputError, match="expects 8x8"):
             call(jnp.zeros((1, 16, 16, 3)))
 
 
-def test_thresholds_come_from_a_table_of_the_same_bins(tmp_path):
-    config = tokenizer_config(3, router="entropy", budget_weight=0.0, ratios=(0.2, 0.3))
-    values = {k: k / 10 for k in range(1, 100)}
-    write_thresholds(tmp_path / "t.json", ThresholdTable(values=values, bins="-1_1", patch=4))
-    config.routing.thresholds = config.routing.table_thresholds(tmp_path / "t.json", config.patch)
-    assert config.routing.thresholds == (5.0, 7.0)
-    config.check()
-    config.routing.entropy_bins = "0_1"
-    with pytest.raises(InputError, match="bins"):
-        config.routing.table_thresholds(tmp_path / "t.json", config.patch)
-
-
-def test_codebooks_are_replaced():
+def test_the_quantizer_is_replaced():
     model = jax.jit(tokenizer_config().init)(jax.random.key(0))
-    book = Codebook(embed=jnp.ones((16, 4)), count=jnp.ones(16), total=jnp.ones((16, 4)))
-    assert model.with_codebooks((book,)).codebooks[0] is book
-    assert int(jax.jit(DQVAE.encode)(model.with_codebooks((book,)), images()).codes.max()) == 0
+    book = dataclasses.replace(model.quantizer, embed=jnp.ones((16, 4)), count=jnp.ones(16), total=jnp.ones((16, 4)))
+    assert model.with_quantizer(book).quantizer is book
+    assert int(jax.jit(DQVAE.encode)(model.with_quantizer(book), images()).codes.max()) == 0
+
+
+def test_a_model_keeps_the_configuration_it_was_made_from():
+    config = tokenizer_config()
+    config.routing.ratios = [0.25]
+    model = jax.eval_shape(config.init, jax.random.key(0))
+    config.routing.ratios = (0.5,)
+    config.decay = 0.5
+    assert (model.config.routing.ratios, model.config.decay) == ((0.25,), 0.99)
+    assert hash(model.config) == hash(tokenizer_config())
+
+
+def test_progress_is_one_step():
+    model, image = jax.jit(tokenizer_config().init)(jax.random.key(1)), images()
+    steps, whole = jax.jit(lambda m, x: (m.progressive(x), m.reconstruct(x)))(model, image)
+    np.testing.assert_array_equal(steps, whole[None])

@@ -11,6 +11,7 @@ from rqjax.cost import flops, hlo
 from rqjax.cost.chips import CHIPS
 from rqjax.errors import InputError
 from rqjax.programs import compile
+from rqjax.run.config import load_file
 from tests.configs.tiny import get_config
 
 
@@ -178,6 +179,21 @@ def test_a_chip_is_one_device(topology):
 def test_unknown_slices_are_refused(topology):
     with pytest.raises(InputError, match="topology"):
         compile.measure(get_config("rqvae"), topology)
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("imagenet_rqvae", {}),
+        ("ffhq_dqtransformer", {}),
+        ("imagenet_rqtransformer", {"label": (2048,)}),
+        ("cc3m_rqtransformer", {"text": (2048, 32)}),
+    ],
+)
+def test_the_batch_has_the_fields_that_the_stage_reads(file, fields):
+    config = load_file(file)
+    shapes = {name: x.shape for name, x in compile._batch(config).items()}
+    assert shapes == {"image": (config.data.batch, 256, 256, 3)} | fields
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ import yaml
 import rqjax
 from rqjax import __main__ as console
 from rqjax.errors import InputError
-from rqjax.official import documents as official
+from rqjax.official import documents, from_torch, to_torch
+from rqjax.official.convert import first_stage
 from rqjax.programs import convert
-from rqjax.run import directory
+from rqjax.run.directory import Run
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile import file
 from tests.official_files import DOCUMENTS, DQTRANSFORMER, RQVAE, checkpoint, imported, write
@@ -62,18 +63,17 @@ def test_files_survive_the_round_trip_bit_for_bit(family, tmp_path):
 def test_functions_take_sections_and_arrays(family):
     document, state_dict = DOCUMENTS[family], checkpoint(family)["state_dict"]
     section = document.get("model") or document["arch"] | {"vocab_size": 16} if family != "rqvae" else document["arch"]
-    model = convert.from_torch(state_dict, section)
-    back = convert.to_torch(model)
+    back = to_torch(from_torch(state_dict, section))
     parts = ("first_stage_model.", "loss.")
     expected = {key: tensor for key, tensor in state_dict.items() if not key.startswith(parts)}
-    assert_equal({key: tensor() if callable(tensor) else tensor for key, tensor in back.items()}, expected)
+    assert_equal(back, expected)
 
 
 def test_averaged_weights_are_taken_if_asked(tmp_path):
     convert.torch_to_folder(*write("rqvae", tmp_path), str(tmp_path / "ema"), ema=True)
     model = rqjax.load(tmp_path / "ema")
-    assert_equal(convert.to_torch(model), checkpoint("rqvae")["state_dict_ema"])
-    with pytest.raises(InputError, match="holds no state_dict_ema, only state_dict"):
+    assert_equal(to_torch(model), checkpoint("rqvae")["state_dict_ema"])
+    with pytest.raises(InputError, match="holds no state_dict_ema, only 'state_dict'"):
         convert.torch_to_folder(*write("rqtransformer", tmp_path), str(tmp_path / "b"), ema=True)
 
 
@@ -85,19 +85,19 @@ def test_a_state_dict_by_itself_in_half_precision_is_read(tmp_path):
     model = rqjax.load(tmp_path / "out")
     assert {str(x.dtype) for x in to_arrays(model).values()} == {"float32"}
     expected = {key: x.astype(np.float32) for key, x in half.items()}
-    assert_equal(convert.to_torch(model), expected)
+    assert_equal(to_torch(model), expected)
     assert pathlib.Path(pt).is_file()
 
 
 def test_the_recipe_of_the_file_is_recorded(tmp_path):
-    config = directory.load_config(imported("rqvae", tmp_path))
+    config = Run.open(imported("rqvae", tmp_path)).config
     stage = config.stage
     assert (stage.disc_ndf, stage.disc_num_layers, stage.disc_weight, stage.disc_loss_weight) == (8, 1, 0.5, 0.5)
     assert stage.optimizer.learning_rate == stage.discriminator_optimizer.learning_rate == 3e-5
     assert stage.optimizer.schedule == "constant"
     assert (stage.optimizer.b1, stage.optimizer.b2) == (0.4, 0.8)
     assert (stage.optimizer.warmup_steps, config.steps) == (469, 2 * 469)
-    prior = directory.load_config(imported("rqtransformer", tmp_path, "prior"))
+    prior = Run.open(imported("rqtransformer", tmp_path, "prior")).config
     assert (prior.data.batch, prior.stage.accumulate, prior.steps) == (256, 2, 3 * 235)
     assert (prior.stage.model.temperature, prior.stage.model.target) == (0.5, "soft")
     assert prior.stage.tokenizer is None
@@ -191,20 +191,20 @@ def test_lines_that_mean_nothing_are_refused(words, message, command, tmp_path, 
 def test_a_prior_keeps_only_a_tokenizer_that_fits(tmp_path):
     tokenizer = imported("rqvae", tmp_path, "tokenizer")
     prior = imported("rqtransformer", tmp_path, "prior", tokenizer=str(tokenizer))
-    config, kept = directory.load_tokenizer(prior)
-    assert_equal(to_arrays(kept), to_arrays(rqjax.load(tokenizer)))
-    assert directory.load_config(prior).stage.tokenizer == config.stage.model
+    kept = Run.open(prior).tokenizer()
+    assert_equal(to_arrays(kept.model()), to_arrays(rqjax.load(tokenizer)))
+    assert Run.open(prior).config.stage.tokenizer == kept.tokenizer_config
     other = copy.deepcopy(RQVAE)
     other["arch"]["hparams"]["n_embed"] = 8
-    model = official.read(other).model
-    contents = {"state_dict": convert.to_torch(jax.tree.map(np.asarray, model.init(jax.random.key(0))))}
+    model = documents.read(other).model
+    contents = {"state_dict": to_torch(jax.tree.map(np.asarray, model.init(jax.random.key(0))))}
     file.save(tmp_path / "other.pt", contents)
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
     convert.torch_to_folder(str(tmp_path / "other.pt"), str(tmp_path / "other.yaml"), str(tmp_path / "other"))
     files = write("rqtransformer", tmp_path)
     for wrong, message in (
         (tmp_path / "other", "codebook_size is"),
-        (imported("dqvae", tmp_path, "dq"), "expected a prior and"),
+        (imported("dqvae", tmp_path, "dq"), "expected an RQVAEConfig"),
     ):
         with pytest.raises(InputError, match=message):
             convert.torch_to_folder(*files, str(tmp_path / "b"), tokenizer=str(wrong))
@@ -216,11 +216,11 @@ def test_a_prior_keeps_only_a_tokenizer_that_fits(tmp_path):
 def test_both_stages_of_a_lightning_file_become_two_models(tmp_path):
     folder = imported("dqtransformer", tmp_path)
     state_dict = checkpoint("dqtransformer")["state_dict"]
-    _, tokenizer = directory.load_tokenizer(folder)
-    assert_equal(convert.to_torch(tokenizer), official.first_stage(state_dict))
-    config = directory.load_config(folder)
-    assert config.stage.tokenizer == official.read(DQTRANSFORMER).tokenizer
-    assert directory.load_config(folder / "tokenizer").stage.model == config.stage.tokenizer
+    tokenizer = Run.open(folder).tokenizer().model()
+    assert_equal(to_torch(tokenizer), first_stage(state_dict))
+    config = Run.open(folder).config
+    assert config.stage.tokenizer == documents.read(DQTRANSFORMER).tokenizer.model
+    assert Run.open(folder / "tokenizer").config.stage.model == config.stage.tokenizer
 
 
 def test_imported_models_sample_and_name_their_licence(tmp_path, command):

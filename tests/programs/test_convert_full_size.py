@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from rqjax.data.images import to_uint8
+from rqjax.nets.sampling import Draw
 from rqjax.programs import convert
-from rqjax.rq.sample import SamplingOptions
-from rqjax.run import directory
+from rqjax.run.directory import Run
 from rqjax.torchfile import file
 from tests.golden.deterministic import det_image
 from tests.official_files import rule_made
@@ -57,12 +57,12 @@ def test_full_size_models_come_back_bit_for_bit_and_run(tmp_path):
     tokenizer = round_trip("ffhq256-rqvae-8x8x4", TOKENIZER, tmp_path)
     prior = round_trip(PRIOR, ARCHS[PRIOR]["arch"], tmp_path, tokenizer=str(tokenizer))
     gc.collect()
-    _, model = directory.load_model(prior)
-    _, codec = directory.load_tokenizer(prior)
+    model = Run.open(prior).model()
+    codec = Run.open(prior).tokenizer().model()
     image = det_image("full size", (1, 3, 256, 256)).transpose(0, 2, 3, 1)
     codes = jax.jit(lambda t, x: t.encode(x))(codec, image)
     assert codes.shape == (1, 8, 8, 4)
-    options = SamplingOptions(top_k=250)
+    options = Draw(top_k=250)
     drawn = model.generate(codec, np.zeros(1, np.int32), jax.random.key(0), options)
     assert drawn.shape == (1, 8, 8, 4)
     assert 0 <= int(drawn.min()) <= int(drawn.max()) < 2048

@@ -8,8 +8,6 @@ import pytest
 from PIL import Image
 
 from rqjax import __main__ as console
-from rqjax.programs.train import train
-from tests.configs.tiny import get_config
 
 TINY = str(pathlib.Path(__file__).parents[1] / "configs" / "tiny.py")
 
@@ -32,17 +30,6 @@ def rqjax(monkeypatch, capsys):
     return run
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The run directories of a tokenizer and of a prior on it."""
-    folder = tmp_path_factory.mktemp("runs")
-    train(get_config("rqvae"), folder / "rqvae")
-    config = get_config("rqtransformer")
-    config.stage.tokenizer_path = str(folder / "rqvae")
-    train(config, folder / "rqtransformer")
-    return folder
-
-
 def test_train_writes_a_run_directory(rqjax, tmp_path):
     status, out, _ = rqjax("train", f"--config={TINY}:classifier", f"--workdir={tmp_path / 'a'}", "--config.steps=2")
     assert status == 0
@@ -56,39 +43,29 @@ def test_train_writes_a_run_directory(rqjax, tmp_path):
     }
 
 
-def test_sample_needs_the_prior_alone(rqjax, runs, tmp_path):
-    (runs / "rqvae").rename(runs / "elsewhere")
-    try:
-        words = (
-            "sample",
-            f"--prior={runs / 'rqtransformer'}",
-            "--label=8",
-            "--count=3",
-            "--top_k=16,8,8,4",
-            "--seed=1",
-        )
-        status, out, _ = rqjax(*words, "--top_p=0.95", f"--out={tmp_path / 'bags.png'}")
-        assert status == 0
-        assert "3 images of 32x32" in out
-        assert Image.open(tmp_path / "bags.png").size[0] > 64
-        for name in ("a", "b"):
-            assert rqjax(*words, "--batch=2", f"--out={tmp_path / name}.npz")[0] == 0
-        a, b = (np.load(tmp_path / f"{name}.npz") for name in ("a", "b"))
-        assert a["image"].shape == (3, 32, 32, 3)
-        assert a["image"].dtype == np.uint8
-        assert a["label"].tolist() == [8, 8, 8]
-        assert np.array_equal(a["image"], b["image"])
-    finally:
-        (runs / "elsewhere").rename(runs / "rqvae")
+def test_sample_needs_the_prior_alone(rqjax, tiny_run, tmp_path):
+    """The tokenizer that it was trained on is gone."""
+    words = ("sample", f"--prior={tiny_run('rqtransformer')}", "--label=8", "--count=3", "--top_k=16,8,8,4", "--seed=1")
+    status, out, _ = rqjax(*words, "--top_p=0.95", f"--out={tmp_path / 'bags.png'}")
+    assert status == 0
+    assert "3 images of 32x32" in out
+    assert Image.open(tmp_path / "bags.png").size[0] > 64
+    for name in ("a", "b"):
+        assert rqjax(*words, "--batch=2", f"--out={tmp_path / name}.npz")[0] == 0
+    a, b = (np.load(tmp_path / f"{name}.npz") for name in ("a", "b"))
+    assert a["image"].shape == (3, 32, 32, 3)
+    assert a["image"].dtype == np.uint8
+    assert a["label"].tolist() == [8, 8, 8]
+    assert np.array_equal(a["image"], b["image"])
 
 
 @pytest.mark.parametrize("run", ["rqvae", "rqtransformer"])
-def test_reconstruct_from_either_run(rqjax, runs, tmp_path, run):
+def test_reconstruct_from_either_run(rqjax, tiny_run, tmp_path, run):
     rng = np.random.default_rng(0)
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     out = tmp_path / "recon.png"
-    status, said, _ = rqjax("reconstruct", f"--tokenizer={runs / run}", f"--images={tmp_path}", f"--out={out}")
+    status, said, _ = rqjax("reconstruct", f"--tokenizer={tiny_run(run)}", f"--images={tmp_path}", f"--out={out}")
     assert status == 0
     assert said.count("PSNR") == 4
     assert Image.open(out).size == (2 * (3 * 33 - 1), 2 * (5 * 33 - 1))
@@ -102,7 +79,10 @@ REFUSED = {
     "unknown variant": (["train", f"--config={TINY}:vqvae", "--workdir=x"], "vqvae"),
     "no such file": (["train", "--config=configs/none.py", "--workdir=x"], "none.py"),
     "bad grid": (["train", f"--config={TINY}", "--workdir=x", "--config.stage.model.code_shape=3,3"], "3"),
-    "no steps": (["train", f"--config={TINY}", "--workdir=x", "--config.steps=0"], "steps is 0: expected at least 1"),
+    "no steps": (
+        ["train", f"--config={TINY}", "--workdir=x", "--config.steps=0"],
+        "config.steps is 0: expected whole numbers",
+    ),
     "stray word": (["sample", "runs/a"], "unexpected words"),
     "no prior": (["sample"], "sample needs --prior"),
     "not a run": (["sample", "--prior=nowhere"], "nowhere holds no checkpoint"),
@@ -133,31 +113,32 @@ def test_bad_input_meets_one_line(rqjax, case, tmp_path, monkeypatch):
     [
         (["--label=10"], "10 is out of range: this model has 10, from 0 to 9"),
         (["--label=bag"], "--label has 'bag': expected a whole number"),
-        (["--top_k=0"], "top_k is 0: expected at least 1"),
-        (["--top_k=3,4"], "top_k has 2 values: give one, or one for each of the 4 depths"),
-        (["--top_p=0"], "top_p is 0.0: expected a number above 0"),
-        (["--temperature=-1"], "temperature is -1.0: expected 0 (greedy) or more"),
+        (["--top_k=-1"], "top_k of depth 1 is -1: expected at least 1, or 0 to keep every code"),
+        (["--top_k=3,4"], "--top_k has 2 values: give one, or one for each of 4 depths"),
+        (["--top_p=0"], "top_p of depth 1 is 0.0: expected a number above 0"),
+        (["--temperature=-1"], "temperature of depth 1 is -1.0: expected 0 (greedy) or more"),
+        (["--position_top_k=3"], "--position_top_k is for DQ priors: this one has depth 1, depth 2, depth 3, depth 4"),
         (["--count=0"], "count"),
     ],
 )
-def test_bad_sampling_meets_one_line(rqjax, runs, tmp_path, words, expected):
-    status, _, err = rqjax("sample", f"--prior={runs / 'rqtransformer'}", *words, f"--out={tmp_path / 'x.png'}")
+def test_bad_sampling_meets_one_line(rqjax, tiny_run, tmp_path, words, expected):
+    status, _, err = rqjax("sample", f"--prior={tiny_run('rqtransformer')}", *words, f"--out={tmp_path / 'x.png'}")
     assert status == 2
     assert expected in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_tokenizer_is_no_prior(rqjax, runs):
-    status, _, err = rqjax("sample", f"--prior={runs / 'rqvae'}")
+def test_a_tokenizer_is_no_prior(rqjax, tiny_run):
+    status, _, err = rqjax("sample", f"--prior={tiny_run('rqvae')}")
     assert status == 2
-    assert "holds a tokenizer: expected the run directory of a prior" in err
+    assert "holds no prior: expected the run directory of one" in err
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
-def test_no_images(rqjax, runs, tmp_path, folder):
+def test_no_images(rqjax, tiny_run, tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    status, _, err = rqjax("reconstruct", f"--tokenizer={runs / 'rqvae'}", f"--images={tmp_path / folder}")
+    status, _, err = rqjax("reconstruct", f"--tokenizer={tiny_run('rqvae')}", f"--images={tmp_path / folder}")
     assert status == 2
     assert err.count("\n") == 1
     assert folder in err

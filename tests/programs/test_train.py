@@ -5,26 +5,21 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 
 from rqjax.errors import InputError
 from rqjax.programs.train import train
-from rqjax.run import directory
+from rqjax.run.directory import Run
 from rqjax.run.log import read_metrics
-from rqjax.store.arrays import to_arrays
-from rqjax.store.checkpoint import latest_step
 from tests.configs.tiny import get_config
 from tests.conftest import equal
 
 HERE = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train(get_config("rqvae"), folder)
-    return folder
+@pytest.fixture
+def tokenizer(tiny_run):
+    return tiny_run("rqvae")
 
 
 @pytest.mark.parametrize("variant", ["rqvae", "rqtransformer"])
@@ -46,17 +41,18 @@ def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
     assert [line["loss"] for line in a if "loss" in line] == [line["loss"] for line in b if "loss" in line]
 
 
-def test_a_prior_keeps_its_tokenizer(tokenizer, tmp_path):
+def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path):
     config = get_config("rqtransformer")
-    config.stage.tokenizer_path = str(tokenizer)
+    config.stage.tokenizer_path, config.preview_every = str(tokenizer), config.steps
     train(config, tmp_path / "prior")
+    (events,) = (tmp_path / "prior" / "tensorboard").iterdir()
+    assert b"samples" in events.read_bytes()
     config.stage.tokenizer_path = str(tmp_path / "moved away")
     config.steps += 2
     train(config, tmp_path / "prior")
-    _, kept = directory.load_tokenizer(tmp_path / "prior")
-    _, original = directory.load_tokenizer(tokenizer)
-    assert equal(kept, original)
-    assert latest_step(tmp_path / "prior") == config.steps
+    run = Run.open(tmp_path / "prior")
+    assert equal(run.tokenizer().model(), Run.open(tokenizer).model())
+    assert run.step == config.steps
 
 
 def test_another_configuration_is_refused_and_nothing_overwritten(tokenizer):
@@ -75,6 +71,7 @@ def test_prior_without_tokenizer_is_refused(tmp_path):
         train(get_config("rqtransformer"), tmp_path / "prior")
 
 
+@pytest.mark.slow
 def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
     """kill -9 in mid-training, twice, then to the end; a process of its own, as a user would have it."""
     steps = 60
@@ -93,8 +90,8 @@ def test_killed_equals_uninterrupted_bit_for_bit(tmp_path):
         victim.wait()
     for name in ("killed", "straight"):
         subprocess.run(command(tmp_path / name), env=environment, check=True, stdout=subprocess.DEVNULL)
-    killed, straight = (directory.load_model(tmp_path / name)[1] for name in ("killed", "straight"))
-    assert latest_step(tmp_path / "killed") == steps
+    killed, straight = (Run.open(tmp_path / name).model() for name in ("killed", "straight"))
+    assert Run.open(tmp_path / "killed").step == steps
     assert equal(killed, straight)
     assert [line["step"] for line in read_metrics(tmp_path / "killed")] == list(range(5, steps + 1, 5))
 
@@ -104,9 +101,3 @@ def test_more_classes_than_the_model_has_are_refused(tmp_path):
     config.stage.model.classes = 7
     with pytest.raises(InputError, match=r"the data has 10 classes, stage.model.classes is 7: set it to 10"):
         train(config, tmp_path)
-
-
-def test_state_is_sharded_and_step_counts(tokenizer):
-    config, model = directory.load_model(tokenizer)
-    assert config.steps == latest_step(tokenizer)
-    assert len(jax.tree.leaves(model)) == len(to_arrays(model))

@@ -33,10 +33,11 @@ def test_golden_budgets():
 def test_golden_quantizer_step():
     case = SCALARS["vq_step"]
     array = lambda name: jnp.asarray(case[name], jnp.float32)  # noqa: E731
-    book = Codebook(embed=array("weight"), count=array("cluster"), total=array("embed_ema"))
+    settings = {"decay": case["decay"], "restart_threshold": 0.0, "commitment_weight": case["beta"]}
+    book = Codebook(embed=array("weight"), count=array("cluster"), total=array("embed_ema"), **settings)
     z, mask = array("x_BCHW").transpose(0, 2, 3, 1), array("mask")[:, 0]
-    found = dynamic.quantize(book, z, mask, case["beta"])
-    after, restarted = dynamic.learn(book, z, found.codes, jax.random.key(0), case["decay"], 0.0)
+    found = dynamic.quantize(book, z, mask)
+    after, restarted = dynamic.learn(book, z, found.codes, jax.random.key(0))
     assert found.codes.tolist() == case["codes"]
     np.testing.assert_allclose(found.loss, case["loss"], rtol=1e-5)
     np.testing.assert_allclose(found.quantized.transpose(0, 3, 1, 2), case["quant"], atol=1e-6)
@@ -51,17 +52,17 @@ def test_commitment_reaches_z_with_beta_and_quantized_passes_straight_through():
     book = Codebook(embed=jax.random.normal(key, (7, 3)), count=jnp.ones(7), total=jnp.ones((7, 3)))
     z = jax.random.normal(jax.random.fold_in(key, 1), (2, 4, 4, 3))
     mask = jax.random.uniform(jax.random.fold_in(key, 2), (2, 4, 4))
-    out = dynamic.quantize(book, z, mask, 0.25)
-    slope = jax.grad(lambda z: dynamic.quantize(book, z, mask, 0.25).loss)(z)
+    out = dynamic.quantize(book, z, mask)
+    slope = jax.grad(lambda z: dynamic.quantize(book, z, mask).loss)(z)
     np.testing.assert_allclose(slope, 0.25 * 2 * (z - out.quantized) * mask[..., None] / z.size, rtol=1e-4, atol=1e-7)
-    through = jax.grad(lambda z: jnp.sum(dynamic.quantize(book, z, mask, 0.25).quantized * z.shape[0]))(z)
+    through = jax.grad(lambda z: jnp.sum(dynamic.quantize(book, z, mask).quantized * z.shape[0]))(z)
     np.testing.assert_allclose(through, 2.0)
 
 
 def test_restarts_move_unused_codes_onto_the_batch():
     book = Codebook(embed=jnp.eye(4) * 100, count=jnp.zeros(4), total=jnp.eye(4))
     z = jax.random.normal(jax.random.key(0), (2, 4, 4, 4))
-    after, restarted = dynamic.learn(book, z, jnp.zeros((2, 4, 4), jnp.int32), jax.random.key(1), 0.99, 1.0)
+    after, restarted = dynamic.learn(book, z, jnp.zeros((2, 4, 4), jnp.int32), jax.random.key(1))
     assert float(restarted) == 1
     nearest = np.linalg.norm(np.asarray(after.embed)[:, None] - np.asarray(z).reshape(1, -1, 4), axis=-1).min(1)
     np.testing.assert_allclose(nearest, 0, atol=1e-3)
@@ -69,27 +70,27 @@ def test_restarts_move_unused_codes_onto_the_batch():
 
 @pytest.mark.parametrize("grains", [2, 3])
 def test_the_gate_is_one_hot_forward_and_softmax_backward(grains):
-    key = jax.random.key(0)
-    logits = jax.random.normal(key, (2, 4, 4, grains))
-    noise = jax.random.gumbel(jax.random.fold_in(key, 1), logits.shape)
-    gate, grain = dynamic.gumbel_gate(logits, noise)
-    np.testing.assert_allclose(gate, jax.nn.one_hot(jnp.argmax(logits + noise, -1), grains), atol=1e-6)
-    np.testing.assert_array_equal(grain, jnp.argmax(logits + noise, -1))
-    weight = jax.random.normal(jax.random.fold_in(key, 2), logits.shape)
-    slope = jax.grad(lambda x: jnp.sum(dynamic.gumbel_gate(x, noise)[0] * weight))(logits)
-    soft = jax.grad(lambda x: jnp.sum(jax.nn.softmax(x + noise) * weight))(logits)
+    logits = jax.random.normal(jax.random.key(0), (2, 4, 4, grains))
+    grain = dynamic.first_best(logits)
+    np.testing.assert_array_equal(grain, jnp.argmax(logits, -1))
+    np.testing.assert_allclose(
+        dynamic.straight_through(logits, grain), jax.nn.one_hot(jnp.argmax(logits, -1), grains), atol=1e-6
+    )
+    weight = jax.random.normal(jax.random.key(2), logits.shape)
+    slope = jax.grad(lambda x: jnp.sum(dynamic.straight_through(x, grain) * weight))(logits)
+    soft = jax.grad(lambda x: jnp.sum(jax.nn.softmax(x) * weight))(logits)
     np.testing.assert_allclose(slope, soft, rtol=1e-5, atol=1e-7)
 
 
 def test_equal_logits_choose_the_coarser_grain():
     zeros = jnp.zeros((1, 2, 2, 3))
-    assert int(dynamic.gumbel_gate(zeros, zeros)[1].max()) == 0
-    assert int(dynamic.gumbel_gate(zeros.at[..., 0].set(-1.0), zeros)[1].min()) == 1
+    assert int(dynamic.first_best(zeros).max()) == 0
+    assert int(dynamic.first_best(zeros.at[..., 0].set(-1.0)).min()) == 1
 
 
-def test_gumbel_noise_samples_the_softmax():
+def test_logits_with_gumbel_noise_sample_the_softmax():
     logits = jnp.broadcast_to(jnp.log(jnp.asarray([0.2, 0.5, 0.3])), (1, 200, 200, 3))
-    grain = dynamic.gumbel_gate(logits, jax.random.gumbel(jax.random.key(3), logits.shape))[1]
+    grain = dynamic.first_best(logits + jax.random.gumbel(jax.random.key(3), logits.shape))
     np.testing.assert_allclose(dynamic.grain_fractions(grain, 3), [0.2, 0.5, 0.3], atol=0.01)
 
 

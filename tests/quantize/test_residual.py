@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -6,64 +7,98 @@ import numpy as np
 import pytest
 
 from rqjax.mesh import make_mesh
-from rqjax.quantize import residual as rq
-from rqjax.quantize import soft
-from rqjax.quantize.codebook import Codebook, candidates, init_codebook
+from rqjax.quantize import Codebook, QuantizerConfig, ResidualQuantizer
+from rqjax.quantize.codebook import candidates
 
 KEY = jax.random.key(0)
-SETTINGS = rq.ResidualSettings(depth=3, latent_shape=(8, 8, 4), code_shape=(4, 2), decay=(0.9,))
-quantize = jax.jit(rq.quantize, static_argnames=("settings", "train"))
-
-
-def make_books(*sizes: int, dim: int = SETTINGS.dim) -> rq.Codebooks:
-    keys = jax.random.split(KEY, len(sizes))
-    return tuple(init_codebook(key, size, dim) for key, size in zip(keys, sizes, strict=True))
+DIM = 32
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "quantize" / "residual.npz"
+encode = jax.jit(ResidualQuantizer.encode, static_argnames="train")
+SHARED = QuantizerConfig(codebook_size=(48,), depth=3, decay=(0.9,))
+SEPARATE = QuantizerConfig(codebook_size=(48, 24, 16), depth=3, decay=(0.99, 0.93, 0.83))
 
 
 @pytest.fixture
 def z():
-    return jax.random.normal(jax.random.key(1), (8, 8, 8, 4))
+    return jax.random.normal(jax.random.key(1), (8, 4, 2, DIM))
 
 
-@pytest.fixture(params=["shared", "separate"])
-def case(request):
-    if request.param == "shared":
-        return make_books(48), SETTINGS
-    return make_books(48, 24, 16), dataclasses.replace(SETTINGS, decay=(0.99, 0.93, 0.83))
+@pytest.fixture(params=[SHARED, SEPARATE], ids=["shared", "separate"])
+def quantizer(request):
+    return request.param.init(KEY, DIM)
 
 
-def test_unfold_is_the_inverse_of_fold(z):
-    folded = rq.fold(z, SETTINGS)
-    assert folded.shape == (8, 4, 2, 32)
-    np.testing.assert_array_equal(rq.unfold(folded, SETTINGS), z)
-    # row by row within a window, then the channels
-    np.testing.assert_array_equal(folded[3, 1, 1].reshape(2, 4, 4), z[3, 2:4, 4:8])
-
-
-def test_partial_sums_are_sums_of_the_codes_and_approach_z(case, z):
-    books, settings = case
-    trained = books
+def test_partial_sums_are_sums_of_the_codes_and_approach_z(quantizer, z):
     for step in range(20):
-        _, trained = quantize(trained, z, jax.random.fold_in(KEY, step), settings, True)
-    out, same = quantize(trained, z, KEY, settings, False)
-    for before, after in zip(jax.tree.leaves(trained), jax.tree.leaves(same), strict=True):
+        _, quantizer = encode(quantizer, z, jax.random.fold_in(KEY, step), train=True)
+    out, same = encode(quantizer, z, KEY, train=False)
+    for before, after in zip(jax.tree.leaves(quantizer), jax.tree.leaves(same), strict=True):
         np.testing.assert_array_equal(before, after)
-    vectors = rq.embed_codes_with_depth(trained, out.codes)
-    sums = jnp.moveaxis(jnp.cumsum(vectors, axis=-2), -2, 0)
+    sums = jnp.moveaxis(jnp.cumsum(quantizer.vectors(out.codes), axis=-2), -2, 0)
     np.testing.assert_allclose(out.partial, sums, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(out.quantized, rq.embed_codes(trained, out.codes, settings), rtol=1e-4, atol=1e-5)
-    errors = jnp.mean((rq.fold(z, settings) - out.partial) ** 2, axis=(1, 2, 3, 4))
+    np.testing.assert_allclose(out.quantized, quantizer.embed(out.codes), rtol=1e-4, atol=1e-5)
+    for d in (1, 2, 3):
+        np.testing.assert_allclose(out.partial[d - 1], quantizer.embed(out.codes[..., :d]), rtol=1e-4, atol=1e-5)
+    errors = jnp.mean((z - out.partial) ** 2, axis=(1, 2, 3, 4))
     assert (np.diff(errors) < 0).all()
-    np.testing.assert_allclose(out.commitment, jnp.mean(errors), rtol=1e-5)
+    np.testing.assert_allclose(out.metrics["commitment"], jnp.mean(errors), rtol=1e-5)
+    np.testing.assert_allclose(out.loss, 0.25 * jnp.mean(errors), rtol=1e-5)
+    assert [(np.asarray(out.codes[..., d]) < size).all() for d, size in enumerate(quantizer.sizes)] == [True] * 3
 
 
-def reference_step(books, x, key, settings):
+@pytest.mark.parametrize("grid", [(), (12,), (4, 3), (2, 2, 3)])
+def test_the_shape_of_the_grid_changes_no_code(grid):
+    quantizer = SEPARATE.init(KEY, DIM)
+    z = jax.random.normal(jax.random.key(1), (12, DIM))[: max(int(np.prod(grid)), 1)]
+    flat, _ = encode(quantizer, z, KEY, train=False)
+    out, _ = encode(quantizer, z.reshape(*grid, DIM), KEY, train=False)
+    assert out.quantized.shape == (*grid, DIM)
+    np.testing.assert_array_equal(out.codes, flat.codes.reshape(*grid, 3))
+    np.testing.assert_array_equal(out.partial, flat.partial.reshape(3, *grid, DIM))
+    np.testing.assert_allclose(out.loss, flat.loss, rtol=1e-6)
+
+
+def golden_quantizer(data, case, moment, decay, **settings):
+    books = []
+    for index, own in enumerate(decay):
+        arrays = [jnp.asarray(data[f"{case}/{moment}/{index}/{name}"]) for name in ("embed", "count", "total")]
+        books.append(Codebook(*arrays, decay=own))
+    return ResidualQuantizer(tuple(books), depth=3, **settings)
+
+
+@pytest.mark.parametrize("case", ["shared", "separate", "update_once"])
+def test_three_steps_are_those_of_the_functions_before(case):
+    """Residuals are up to 6 and sums of 3 float32 terms; averages of vectors carry the rounding of 48 hits at most.
+
+    The nearest two codes of any vector differ by 6e-4 or more in squared distance, so rounding decides none.
+    """
+    number = ["shared", "separate", "update_once"].index(case)
+    key = jax.random.fold_in(jax.random.key(7), number)
+    decay = (0.9, 0.8, 0.7) if case == "separate" else (0.9,)
+    tolerance = {"rtol": 1e-5, "atol": 48 * 6 * float(jnp.finfo(jnp.float32).eps)}
+    with np.load(GOLDEN) as data:
+        quantizer = golden_quantizer(data, case, "before", decay, update_once_per_step=case == "update_once")
+        expected = golden_quantizer(data, case, "after", decay, update_once_per_step=case == "update_once")
+        for step in range(3):
+            step_key = jax.random.fold_in(key, step)
+            out, quantizer = encode(quantizer, jnp.asarray(data[f"{case}/{step}/z"]), step_key, train=True)
+            np.testing.assert_array_equal(out.codes, data[f"{case}/{step}/codes"])
+            found = {"partial": out.partial, "quantized": out.quantized, **out.metrics}
+            for name in ("partial", "quantized", "commitment", "usage", "perplexity", "restarted", "restart_warning"):
+                np.testing.assert_allclose(found[name], data[f"{case}/{step}/{name}"], **tolerance, err_msg=name)
+        for ours, theirs in zip(jax.tree.leaves(quantizer), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, **tolerance)
+        z = jnp.asarray(data[f"{case}/2/z"])
+        np.testing.assert_array_equal(encode(expected, z, key, train=False)[0].codes, data[f"{case}/evaluation/codes"])
+
+
+def reference_step(books, x, key):
     """Section 2.4 of the specification, one vector and one code after the other, in float64."""
-    state = [{k: np.asarray(v, np.float64) for k, v in vars(book).items()} for book in books]
+    state = [{k: np.asarray(getattr(book, k), np.float64) for k in ("embed", "count", "total")} for book in books]
     residual, codes, restarted = np.asarray(x, np.float64), [], []
-    for depth in range(settings.depth):
+    for depth in range(3):
         which = 0 if len(state) == 1 else depth
-        book, decay = state[which], settings.decay[which]
+        book, decay = state[which], books[which].decay
         found = ((residual[:, None] - book["embed"]) ** 2).sum(-1).argmin(1)
         hits = np.bincount(found, minlength=len(book["count"])).astype(np.float32)
         # in float32, since a count of exactly 1 is on the threshold
@@ -71,7 +106,7 @@ def reference_step(books, x, key, settings):
         total = decay * book["total"]
         np.add.at(total, found, (1 - decay) * residual)
         offered = candidates(jax.random.fold_in(key, depth), jnp.asarray(residual, jnp.float32), len(count))
-        unused = count < settings.restart_threshold * (1 - 1e-6)
+        unused = count < books[which].restart_threshold * (1 - 1e-6)
         count[unused], total[unused] = 1, np.asarray(offered)[unused]
         vectors, n = book["embed"][found], count.sum()
         smooth = n * (count + 1e-5) / (n + len(count) * 1e-5)
@@ -79,63 +114,66 @@ def reference_step(books, x, key, settings):
         residual = residual - vectors
         codes.append(found)
         restarted.append(unused.mean())
-    return np.stack(codes, -1), [Codebook(**book) for book in state], restarted
+    return np.stack(codes, -1), [x for book in state for x in book.values()], restarted
 
 
-def in_use(books, key):
-    """Books of which some codes are about to be restarted.
+def in_use(quantizer, key):
+    """A quantizer of whose codes some are about to be restarted.
 
     After a first step, where all are, codes are often equal: a residual that is a code leaves minus the code before it,
     and so do others. Rounding then decides which of them is nearest.
     """
-    counts = [jax.random.uniform(key, (book.size,), minval=0.5, maxval=3.0) for book in books]
-    return tuple(Codebook(b.embed, n, b.embed * n[:, None]) for b, n in zip(books, counts, strict=True))
+    counts = [jax.random.uniform(key, (book.size,), minval=0.5, maxval=3.0) for book in quantizer.codebooks]
+    books = [
+        dataclasses.replace(book, count=n, total=book.embed * n[:, None])
+        for book, n in zip(quantizer.codebooks, counts, strict=True)
+    ]
+    return dataclasses.replace(quantizer, codebooks=tuple(books))
 
 
-def test_training_follows_the_order_of_the_reference(case):
-    fresh, settings = case
+def test_training_follows_the_order_of_the_reference(quantizer):
     for step in range(3):
         key = jax.random.fold_in(KEY, step)
-        books = in_use(fresh, key)
-        z = jax.random.normal(key, (8, 8, 8, 4))  # the same z again would leave residuals of 0, and ties
-        x = rq.fold(z, settings).reshape(-1, settings.dim)
-        codes, expected, restarted = reference_step(books, x, key, settings)
+        before = in_use(quantizer, key)
+        z = jax.random.normal(key, (8, 4, 2, DIM))  # the same z again would leave residuals of 0, and ties
+        codes, expected, restarted = reference_step(before.codebooks, z.reshape(-1, DIM), key)
         assert max(restarted) > 0.1
-        out, books = quantize(books, z, key, settings, True)
-        np.testing.assert_array_equal(out.codes.reshape(-1, settings.depth), codes)
+        out, after = encode(before, z, key, train=True)
+        np.testing.assert_array_equal(out.codes.reshape(-1, 3), codes)
         np.testing.assert_allclose(out.metrics["restarted"], restarted, rtol=1e-6)
-        for ours, theirs in zip(jax.tree.leaves(books), jax.tree.leaves(expected), strict=True):
+        learned = [getattr(book, name) for book in after.codebooks for name in ("embed", "count", "total")]
+        for ours, theirs in zip(learned, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_later_depths_search_what_earlier_depths_changed(z):
-    books = make_books(48)
-    sequential, _ = quantize(books, z, KEY, SETTINGS, True)
-    frozen, _ = quantize(books, z, KEY, SETTINGS, False)
+    quantizer = SHARED.init(KEY, DIM)
+    sequential, _ = encode(quantizer, z, KEY, train=True)
+    frozen, _ = encode(quantizer, z, KEY, train=False)
     np.testing.assert_array_equal(sequential.codes[..., 0], frozen.codes[..., 0])
     assert (sequential.codes[..., 1] != frozen.codes[..., 1]).any()
 
 
 def test_one_update_per_step_searches_one_book_and_sees_all_depths(z):
-    books, settings = make_books(48), dataclasses.replace(SETTINGS, update_once_per_step=True, restart_threshold=0.0)
-    out, (after,) = quantize(books, z, KEY, settings, True)
-    frozen, _ = quantize(books, z, KEY, settings, False)
+    quantizer = dataclasses.replace(SHARED, update_once_per_step=True, restart_threshold=0.0).init(KEY, DIM)
+    out, after = encode(quantizer, z, KEY, train=True)
+    frozen, _ = encode(quantizer, z, KEY, train=False)
     np.testing.assert_array_equal(out.codes, frozen.codes)
-    np.testing.assert_allclose(after.count, 0.1 * np.bincount(out.codes.reshape(-1), minlength=48), rtol=1e-5)
+    count = after.codebooks[0].count
+    np.testing.assert_allclose(count, 0.1 * np.bincount(out.codes.reshape(-1), minlength=48), rtol=1e-5)
 
 
-def test_eight_devices_give_the_codes_and_codebooks_of_one(case):
-    fresh, settings = case
+def test_eight_devices_give_the_codes_and_codebooks_of_one(quantizer):
     mesh = make_mesh()
     for step in range(4):
         key = jax.random.fold_in(KEY, step)
-        one = in_use(fresh, key)
+        one = in_use(quantizer, key)
         eight = jax.device_put(one, jax.NamedSharding(mesh, jax.P()))
-        z = jax.random.normal(key, (8, 8, 8, 4))
+        z = jax.random.normal(key, (8, 4, 2, DIM))
         split = jax.device_put(z, jax.NamedSharding(mesh, jax.P("data")))
-        out, one = quantize(one, z, key, settings, True)
+        out, one = encode(one, z, key, train=True)
         with jax.set_mesh(mesh):
-            out8, eight = quantize(eight, split, key, settings, True)
+            out8, eight = encode(eight, split, key, train=True)
         np.testing.assert_array_equal(out.codes, out8.codes)
         assert out.metrics["restarted"].max() > 0
         for name, value in out.metrics.items():
@@ -144,29 +182,28 @@ def test_eight_devices_give_the_codes_and_codebooks_of_one(case):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_pass_straight_through_and_by_the_commitment_alone(case, z):
-    books, settings = case
+def test_gradients_pass_straight_through_and_by_the_commitment_alone(quantizer, z):
     weights = jax.random.normal(jax.random.key(2), z.shape)
 
-    def straight(z, books):
-        return jnp.sum(quantize(books, z, KEY, settings, True)[0].quantized * weights)
+    def straight(z, quantizer):
+        return jnp.sum(encode(quantizer, z, KEY, train=True)[0].quantized * weights)
 
-    def commitment(z, books):
-        return quantize(books, z, KEY, settings, True)[0].commitment
+    def loss(z, quantizer):
+        return encode(quantizer, z, KEY, train=True)[0].loss
 
-    dz, dbooks = jax.grad(straight, argnums=(0, 1))(z, books)
+    dz, dbooks = jax.grad(straight, argnums=(0, 1))(z, quantizer)
     np.testing.assert_allclose(dz, weights, rtol=1e-6)
-    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(dbooks))
-    out, _ = quantize(books, z, KEY, settings, True)
-    expected = rq.unfold(jnp.mean(2 * (rq.fold(z, settings) - out.partial), axis=0) / z.size, settings)
-    np.testing.assert_allclose(jax.grad(commitment)(z, books), expected, rtol=1e-4, atol=1e-9)
+    dz, dloss = jax.grad(loss, argnums=(0, 1))(z, quantizer)
+    out, _ = encode(quantizer, z, KEY, train=True)
+    expected = 0.25 * jnp.mean(2 * (z - out.partial), axis=0) / z.size
+    np.testing.assert_allclose(dz, expected, rtol=1e-4, atol=1e-9)
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves((dbooks, dloss)))
 
 
-def test_bfloat16_latents_are_quantized_in_float32(case, z):
-    books, settings = case
+def test_bfloat16_latents_are_quantized_in_float32(quantizer, z):
     half = z.astype(jnp.bfloat16)
-    out, after = quantize(books, half, KEY, settings, True)
-    exact, _ = quantize(books, half.astype(jnp.float32), KEY, settings, True)
+    out, after = encode(quantizer, half, KEY, train=True)
+    exact, _ = encode(quantizer, half.astype(jnp.float32), KEY, train=True)
     np.testing.assert_array_equal(out.codes, exact.codes)
     np.testing.assert_array_equal(out.quantized, exact.quantized)
     assert {leaf.dtype for leaf in jax.tree.leaves((after, out.quantized))} == {jnp.dtype("float32")}
@@ -174,77 +211,21 @@ def test_bfloat16_latents_are_quantized_in_float32(case, z):
 
 def test_the_warning_rises_with_restarts(z):
     for limit, expected in ((0.5, 1), (1.0, 0)):
-        settings = dataclasses.replace(SETTINGS, restart_warning=limit)
-        out, _ = quantize(make_books(48), z, KEY, settings, True)
+        quantizer = dataclasses.replace(SHARED, restart_warning=limit).init(KEY, DIM)
+        out, _ = encode(quantizer, z, KEY, train=True)
         assert out.metrics["restarted"].max() > 0.5
         assert out.metrics["restart_warning"] == expected
 
 
-def test_partial_embeddings(case):
-    books, settings = case
-    codes = jax.random.randint(KEY, (2, 4, 2, 3), 0, 16)
-    one_by_one = [rq.embed_partial(books, codes, i, "select", settings) for i in range(3)]
-    for i in range(3):
-        added = rq.embed_partial(books, codes, i, "add", settings)
-        np.testing.assert_allclose(added, sum(one_by_one[: i + 1]), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(added, rq.embed_codes(books, codes, settings), rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="mode is 'sum'"):
-        rq.embed_partial(books, codes, 0, "sum", settings)
-    with pytest.raises(ValueError, match="depth index is 3"):
-        rq.embed_partial(books, codes, 3, "add", settings)
+def test_nothing_is_trained_by_gradients(quantizer):
+    assert quantizer.parameters is None
+    assert quantizer.with_parameters(None) is quantizer
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
-def test_soft_codes_are_recomputed_from_residuals(case, z, stochastic):
-    books, settings = case
-    plain, codes = jax.jit(soft.soft_codes, static_argnums=(3, 5))(books, z, KEY, settings, 0.5, stochastic)
-    for chunk in (1, 3):
-        draw = jax.jit(soft.sample_codes, static_argnums=(3, 5, 6))
-        again, residuals = draw(books, z, KEY, settings, 0.5, stochastic, chunk)
-        np.testing.assert_array_equal(again, codes)
-    x = rq.fold(z, settings)
-    for depth in range(settings.depth):
-        np.testing.assert_allclose(residuals[..., depth, :], x, rtol=1e-5, atol=1e-5)
-        embed = np.asarray(rq.codebook_at(books, depth).embed)
-        squared = jnp.sum((x[..., None, :] - embed) ** 2, axis=-1)
-        np.testing.assert_allclose(plain[depth], jax.nn.softmax(-squared / 0.5), rtol=1e-3, atol=1e-6)
-        x = x - embed[codes[..., depth]]
-    if not stochastic:
-        np.testing.assert_array_equal(codes, quantize(books, z, KEY, settings, False)[0].codes)
-
-
-def test_drawn_codes_follow_the_distribution():
-    books, settings = (
-        make_books(5, dim=2),
-        rq.ResidualSettings(depth=1, latent_shape=(64, 64, 2), code_shape=(64, 64), decay=(0.9,)),
-    )
-    z = jnp.broadcast_to(jnp.array([0.3, -0.2]), (2, 64, 64, 2))
-    (expected,), codes = soft.soft_codes(books, z, KEY, settings, 2.0, True)
-    share = np.bincount(codes.reshape(-1), minlength=5) / codes.size
-    np.testing.assert_allclose(share, expected[0, 0, 0], atol=0.02)
-
-
-def test_temperature_is_not_compiled_in(z):
-    books = make_books(16)
-    draw = jax.jit(lambda temperature: soft.sample_codes(books, z, KEY, SETTINGS, temperature, True, 4)[0])
-    cold, hot = draw(jnp.float32(1e-3)), draw(jnp.float32(50.0))
-    hard, _ = quantize(books, z, KEY, SETTINGS, False)
-    np.testing.assert_array_equal(cold, hard.codes)
-    assert (hot != hard.codes).mean() > 0.5
-    assert draw._cache_size() == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"depth": 0}, "depth is 0"),
-        ({"code_shape": (3, 2)}, r"\(3, 2\) does not divide the latent grid \(8, 8\)"),
-        ({"decay": (0.9, 0.9)}, "2 decays for depth 3"),
-        ({"decay": (1.5,)}, "decay is"),
-        ({"restart_threshold": -1.0}, "restart_threshold is -1"),
-    ],
-)
-def test_settings_that_cannot_run_are_refused(changes, message):
-    SETTINGS.check()
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SETTINGS, **changes).check()
+def test_a_book_alone_is_the_first_depth():
+    quantizer = dataclasses.replace(SHARED, depth=1).init(KEY, DIM)
+    z = jax.random.normal(KEY, (5, DIM))
+    out, _ = encode(quantizer, z, KEY, train=False)
+    found, _ = quantizer.codebooks[0].encode(z, KEY, train=False)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(out), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)

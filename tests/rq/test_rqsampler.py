@@ -6,12 +6,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rqjax.errors import InputError
 from rqjax.mesh import make_mesh
-from rqjax.rq import sample as rqsampler
-from rqjax.rq.sample import SamplingOptions, generate
-from tests.small_rq import CASES, load, make_codebooks, random_codes, small_config, strong, tokenizer_config
+from rqjax.nets.sampling import Draw
+from rqjax.rq import sample
+from tests.small_rq import CASES, load, make_quantizer, random_codes, small_config, strong, tokenizer_with
 
-GREEDY = SamplingOptions(temperature=0.0)
+GREEDY = Draw(temperature=0.0)
 KEY = jax.random.key(0)
+
+
+def generate(model, quantizer, labels, key, draws, codes=None, start=(0, 0)):
+    return model.generate(tokenizer_with(quantizer), labels, key, draws, codes, start)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def books():
-    return make_codebooks((16,), 8)
+    return make_quantizer((16,), 8)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -29,7 +33,7 @@ def test_greedy_codes_equal_the_official_ones(golden, name):
     case, model, books, labels = load(golden, name)
     np.testing.assert_array_equal(generate(model, books, labels, KEY, GREEDY), case.data["greedy_codes"])
     codes = np.asarray(case.data["codes"], np.int32)
-    start = (model.code_shape[0] // 2, 0)
+    start = (model.config.code_shape[0] // 2, 0)
     completed = generate(model, books, labels, KEY, GREEDY, codes, start)
     np.testing.assert_array_equal(completed, case.data["greedy_completed_from_half"])
 
@@ -39,7 +43,7 @@ def test_greedy_codes_are_the_argmax_of_the_uncached_forward(text):
     changes = {"classes": 0, "text_vocab": 7, "text_length": 4} if text else {}
     vocab = (16, 5, 9)
     config = small_config(codebook_size=vocab, shared_cls_emb=False, **changes)
-    model, books = strong(config.init(jax.random.key(0)), 10.0), make_codebooks(vocab, 8)
+    model, books = strong(config.init(jax.random.key(0)), 10.0), make_quantizer(vocab, 8)
     labels = jnp.array([[1, 2, 3, 4], [6, 5, 0, 0]]) if text else jnp.array([1, 4])
     codes = generate(model, books, labels, KEY, GREEDY)
     logits, _ = jax.jit(model.logits.__func__)(model, books, codes, labels)
@@ -48,7 +52,7 @@ def test_greedy_codes_are_the_argmax_of_the_uncached_forward(text):
 
 
 def test_completion_keeps_what_is_given_and_draws_the_rest(model, books):
-    labels, options = jnp.array([1, 4]), SamplingOptions(top_k=8)
+    labels, options = jnp.array([1, 4]), Draw(top_k=8)
     whole = generate(model, books, labels, KEY, options)
     again = generate(model, books, labels, KEY, options, np.asarray(whole), (1, 1))
     np.testing.assert_array_equal(again, whole)
@@ -59,7 +63,7 @@ def test_completion_keeps_what_is_given_and_draws_the_rest(model, books):
 
 
 def test_a_row_does_not_depend_on_the_others(model, books):
-    options = SamplingOptions(top_p=0.9)
+    options = Draw(top_p=0.9)
     many = generate(model, books, jnp.array([1, 4, 0, 2]), KEY, options)
     few = generate(model, books, jnp.array([1, 4]), KEY, options)
     np.testing.assert_array_equal(many[:2], few)
@@ -70,29 +74,32 @@ def test_a_row_does_not_depend_on_the_others(model, books):
 def test_eight_devices_draw_what_one_does(model, books):
     """Rows over "data", heads over "model"."""
     labels = jnp.arange(8) % 5
-    expected = generate(model, books, labels, KEY, SamplingOptions(top_p=0.9))
+    expected = generate(model, books, labels, KEY, Draw(top_p=0.9))
     mesh = make_mesh("4x2")
     with jax.set_mesh(mesh):
         split = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
         everywhere = jax.device_put((model, books, KEY), NamedSharding(mesh, PartitionSpec()))
-        found = generate(*everywhere[:2], split, everywhere[2], SamplingOptions(top_p=0.9))
+        found = generate(*everywhere[:2], split, everywhere[2], Draw(top_p=0.9))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_new_options_compile_nothing(model, books):
     labels = jnp.array([1, 4, 2])
-    generate(model, books, labels, KEY, SamplingOptions())
-    before = rqsampler._generate._cache_size()
-    for options in (GREEDY, SamplingOptions(temperature=(0.5, 1.0, 2.0), top_k=(1, 4, 16), top_p=(1.0, 0.9, 0.5))):
+    generate(model, books, labels, KEY, Draw())
+    before = sample.generate._cache_size()
+    for options in (
+        GREEDY,
+        [Draw(temperature=0.5, top_k=1), Draw(top_k=4, top_p=0.9), Draw(temperature=2.0, top_k=16, top_p=0.5)],
+    ):
         generate(model, books, labels, KEY, options)
-    generate(model, books, labels, jax.random.key(1), SamplingOptions(top_k=2, top_p=0.3))
-    assert rqsampler._generate._cache_size() == before
+    generate(model, books, labels, jax.random.key(1), Draw(top_k=2, top_p=0.3))
+    assert sample.generate._cache_size() == before
 
 
 def test_options_act_on_their_depth(model, books):
     labels = jnp.array([1, 4, 2])
     greedy = generate(model, books, labels, KEY, GREEDY)
-    options = SamplingOptions(temperature=3.0, top_k=(1, 16, 16))
+    options = [Draw(temperature=3.0, top_k=1), *[Draw(temperature=3.0, top_k=16)] * 2]
     codes = generate(model, books, labels, KEY, options)
     np.testing.assert_array_equal(codes[:, 0, 0, 0], greedy[:, 0, 0, 0])
     assert not np.array_equal(codes[..., 1:], greedy[..., 1:])
@@ -101,7 +108,7 @@ def test_options_act_on_their_depth(model, books):
 def test_draws_follow_the_logits(model, books):
     """The first code's frequencies over many rows equal the softmax of the teacher-forced logits."""
     labels = jnp.full(2000, 2)
-    codes = generate(model, books, labels, KEY, SamplingOptions())
+    codes = generate(model, books, labels, KEY, Draw())
     logits, _ = model.logits(books, codes[:1], labels[:1])
     expected = jax.nn.softmax(logits[0, 0, 0, 0])
     np.testing.assert_allclose(np.bincount(codes[:, 0, 0, 0], minlength=16) / 2000, expected, atol=0.04)
@@ -119,16 +126,16 @@ def test_bfloat16_greedy_codes_are_likely_without_caches(books):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 0}, "top_k is 0: expected at least 1"),
-        ({"top_k": (4, 0, 4)}, "top_k is .4, 0, 4."),
-        ({"top_p": 0.0}, "top_p is 0.0"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"top_k": (4, 4)}, "top_k has 2 values: give one, or one for each of the 3 depths"),
+        (Draw(top_k=-1), "top_k of depth 1 is -1: expected at least 1, or 0"),
+        ([Draw(), Draw(top_k=-2), Draw()], "top_k of depth 2 is -2"),
+        (Draw(top_p=0.0), "top_p of depth 1 is 0.0"),
+        (Draw(temperature=-1.0), "temperature of depth 1 is -1.0"),
+        ([Draw(), Draw()], "2 settings of sampling: give one, or one for each of depth 1, depth 2, depth 3"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(model, books, options, message):
     with pytest.raises(InputError, match=message):
-        generate(model, books, jnp.array([1]), KEY, SamplingOptions(**options))
+        generate(model, books, jnp.array([1]), KEY, options)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +151,4 @@ def test_options_that_cannot_be_used_are_refused(model, books, options, message)
 )
 def test_arguments_out_of_range_are_refused(model, books, arguments, message):
     with pytest.raises(InputError, match=message):
-        generate(model, books, **{"labels": np.array([1]), "key": KEY, "options": SamplingOptions()} | arguments)
-
-
-def test_the_method_reads_the_codebooks_of_a_tokenizer(model, books):
-    tokenizer = tokenizer_config().init(KEY).with_codebooks(books)
-    labels = jnp.array([1, 4])
-    found = model.generate(tokenizer, labels, KEY, SamplingOptions())
-    np.testing.assert_array_equal(found, generate(model, books, labels, KEY, SamplingOptions()))
+        generate(model, books, **{"labels": np.array([1]), "key": KEY, "draws": Draw()} | arguments)

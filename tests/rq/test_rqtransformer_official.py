@@ -11,12 +11,8 @@ import optax
 import pytest
 
 from rqjax.errors import InputError
-from rqjax.official.rqtransformer import (
-    rqtransformer_config,
-    rqtransformer_from_torch,
-    rqtransformer_keys,
-    rqtransformer_to_torch,
-)
+from rqjax.official.convert import keys
+from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch, rqtransformer_to_torch
 from tests.conftest import assert_digests, noise_keys
 from tests.small_rq import CASES, load
 
@@ -30,13 +26,13 @@ def test_logits_and_losses_equal_the_official_ones(golden, name):
     data, codes = case.data, jnp.asarray(case.data["codes"], jnp.int32)
     logits, text_logits = jax.jit(model.logits.__func__)(model, books, codes, labels)
     np.testing.assert_allclose(logits, data["logits"], rtol=1e-4, atol=1e-5)
-    loss, metrics = jax.jit(model.loss_from_codes.__func__)(model, model.network, books, codes, labels)
+    loss, metrics = jax.jit(model.loss_from_codes.__func__)(model, books, codes, labels)
     np.testing.assert_allclose(loss, data["train_loss"], rtol=1e-4)
     np.testing.assert_allclose(metrics["image_loss"], data["loss_hard"], rtol=1e-4)
     by_depth = [metrics[f"loss_{d + 1}"] for d in range(codes.shape[-1])]
     np.testing.assert_allclose(by_depth, data["codebook_loss_hard"], rtol=1e-4)
     soft = jnp.asarray(data["soft_target"], jnp.float32)
-    _, metrics = jax.jit(model.loss_from_codes.__func__)(model, model.network, books, codes, labels, soft)
+    _, metrics = jax.jit(model.loss_from_codes.__func__)(model, books, codes, labels, soft)
     np.testing.assert_allclose(metrics["image_loss"], data["loss_soft_target"], rtol=1e-4)
     if "cond_logits" in data:
         np.testing.assert_allclose(text_logits, data["cond_logits"], rtol=1e-4, atol=1e-5)
@@ -51,7 +47,7 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
 
     @jax.jit
     def value_and_grad(network, codes):
-        score = lambda network: model.loss_from_codes(network, books, codes, labels)[0]  # noqa: E731
+        score = lambda network: model.with_trained(network).loss_from_codes(books, codes, labels)[0]  # noqa: E731
         return jax.value_and_grad(score)(network)
 
     _, grads = value_and_grad(model.network, jnp.asarray(case.data["codes"], jnp.int32))
@@ -63,9 +59,11 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
     )
     network, state = model.network, chain.init(model.network)
     for step, expected in enumerate(adamw["loss_and_grad_norm"]):
-        draws = [np.random.RandomState(100 + 10 * step + d) for d in range(model.depth)]
-        shape = (case.meta["batch"], *model.code_shape)
-        codes = np.stack([draw.randint(0, size, shape) for draw, size in zip(draws, model.sizes, strict=True)], -1)
+        draws = [np.random.RandomState(100 + 10 * step + d) for d in range(model.config.depth)]
+        shape = (case.meta["batch"], *model.config.code_shape)
+        codes = np.stack(
+            [draw.randint(0, size, shape) for draw, size in zip(draws, model.config.sizes, strict=True)], -1
+        )
         loss, grads = value_and_grad(network, jnp.asarray(codes, jnp.int32))
         np.testing.assert_allclose([loss, optax.global_norm(grads)], expected, rtol=1e-4)
         updates, state = chain.update(grads, state, network)
@@ -98,7 +96,7 @@ def test_embeddings_by_depth_keep_their_offsets(golden):
 def test_published_models_have_our_keys_and_sizes(name):
     expected = json.loads((KEYS / f"{name}.json").read_text())
     config = rqtransformer_config(ARCHS[name]["arch"])
-    found = rqtransformer_keys(config)
+    found = keys(config)
     assert list(found) == list(expected)
     assert {key: list(shape) for key, shape in found.items()} == expected
     model = jax.eval_shape(config.init, jax.random.key(0))
@@ -113,9 +111,9 @@ def test_official_options_are_read_or_refused(golden):
     assert (config.dropout, config.attention_dropout, config.embedding_dropout) == (0.3, 0.2, 0.1)
     assert config.sigmoid_gelu
     assert (config.classes, config.text_vocab) == (10, 0)
-    with pytest.raises(InputError, match="unknown keys n_layers"):
+    with pytest.raises(InputError, match=r"unknown keys arch\.n_layers"):
         rqtransformer_config(arch | {"n_layers": 3})
-    with pytest.raises(InputError, match="no n_head"):
+    with pytest.raises(InputError, match=r"arch\.body\.block\.n_head is missing"):
         rqtransformer_config(arch | {"body": {"n_layer": 3, "block": {"resid_pdrop": 0.0}}})
     with pytest.raises(InputError, match="must be equal"):
         rqtransformer_config(arch | {"body": {"n_layer": 3, "block": block}})

@@ -15,7 +15,7 @@ import jax
 import pytest
 
 from rqjax.run.log import read_metrics
-from rqjax.store import checkpoint
+from rqjax.store import stored
 from tests.configs.smallest import get_config
 
 pytestmark = pytest.mark.slow
@@ -69,11 +69,12 @@ class Run:
     def latest(self):
         """The newest checkpoint, which is read whole; 0 without one."""
         with READING:
-            if not checkpoint.exists(self.folder):
+            newest = stored.find(self.folder)
+            if newest is None:
                 return 0
             names = ("step", "model", "optimizer")
-            step, *_ = (checkpoint.restore_item(self.folder, name, getattr(self._shapes, name)) for name in names)
-            assert int(step) == checkpoint.latest_step(self.folder)
+            step, *_ = (newest.item(name, getattr(self._shapes, name)) for name in names)
+            assert int(step) == newest.step
             return int(step)
 
 

@@ -21,9 +21,11 @@ import pytest  # noqa: E402
 from rqjax import mesh  # noqa: E402
 from rqjax.data.images import to_float  # noqa: E402
 from rqjax.programs.train import train  # noqa: E402
-from rqjax.run import directory, hosts, training_step  # noqa: E402
+from rqjax.run import hosts, training_step  # noqa: E402
 from rqjax.run.config import load_file  # noqa: E402
+from rqjax.run.directory import Run as Directory  # noqa: E402
 from rqjax.run.log import read_metrics  # noqa: E402
+from rqjax.run.skips import Skips  # noqa: E402
 from rqjax.store import checkpoint  # noqa: E402
 from rqjax.store.arrays import to_arrays  # noqa: E402
 from tests.configs.pod import get_config  # noqa: E402
@@ -226,7 +228,7 @@ def test_these_runs_split_heads_and_features(variant, made, figures):
 
 
 def test_codes_drawn_from_soft_codes_are_the_same_on_any_mesh(made):
-    _, tokenizer = directory.load_model(made("rqvae", "1x1").folder)
+    tokenizer = Directory.open(made("rqvae", "1x1").folder).model()
     found = []
     for shape in ("1x1", "8x1", "2x4", "2x2x2"):
         over = mesh.make_mesh(shape, jax.devices()[: 1 if shape == "1x1" else 8])
@@ -288,7 +290,7 @@ def test_a_step_of_42_layers_is_no_longer_to_read_than_one_of_12(variant, stack,
         shape = jax.ShapeDtypeStruct
         rows, side = config.data.batch, config.data.size
         batch = {"image": shape((rows, side, side, 3), np.uint8), "label": shape((rows,), np.int32)}
-        inputs = jax.eval_shape(training_step.Skips.none), stage.frozen(), batch, jax.random.key(0)
+        inputs = jax.eval_shape(Skips.none), stage.frozen_shapes(), batch, jax.random.key(0)
         with jax.set_mesh(placement.mesh):
             lowered = training_step.jitted(config, stage, placement).lower(placement.state, *inputs)
         sizes[layers] = len(lowered.as_text()), len(lowered.compile().as_text())

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import sys
+import types
 from typing import Any
 
 import jax
@@ -16,12 +17,12 @@ from rqjax import __main__ as console
 from rqjax import mesh
 from rqjax.errors import RunError
 from rqjax.programs.train import train
-from rqjax.run import training_step
+from rqjax.run import frozen, training_step
 from rqjax.run.log import read_metrics
-from rqjax.run.training_step import Skips, SkipWatch, guarded
+from rqjax.run.skips import Skips, SkipWatch, guarded
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
-from rqjax.store import checkpoint
+from rqjax.store import checkpoint, stored
 from rqjax.store.arrays import to_arrays
 from tests.configs.tiny import get_config
 from tests.conftest import equal
@@ -136,11 +137,12 @@ def poisoned(monkeypatch):
 
                 return jax.tree.map(spoil, new), jax.tree.map(spoil, metrics)
 
-            return dataclasses.replace(
-                stage, train_step=train_step, load_frozen=lambda: jnp.isin(jnp.arange(STEPS), jnp.array(bad))
-            )
+            parts = {"init": stage.init, "frozen_shapes": stage.frozen_shapes, "preview": stage.preview}
+            return types.SimpleNamespace(train_step=train_step, **parts)
 
         monkeypatch.setattr(kind, "build", poisoned_build)
+        spoilt = jnp.isin(jnp.arange(STEPS), jnp.array(bad))
+        monkeypatch.setattr(frozen, "load", lambda config, workdir: spoilt)
 
     return choose
 
@@ -170,7 +172,7 @@ def test_a_run_that_stays_not_finite_ends_with_the_state_before_it_saved(poisone
     with pytest.raises(RunError, match=r"3 steps in a row up to step 7 .* saved as step 11: ") as caught:
         train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
-    assert checkpoint.latest_step(tmp_path / "run") == 11
+    assert stored.steps(tmp_path / "run")[-1] == 11
     placement = training_step.place(config, config.stage.build(config.steps))
     saves = checkpoint.Checkpoints(tmp_path / "run", every=1, keep=3)
     found = saves.restore(mesh.with_sharding(placement.state, placement.sharding))

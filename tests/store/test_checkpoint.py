@@ -4,14 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 from rqjax import mesh
 from rqjax.errors import InputError
-from rqjax.store import checkpoint
-from rqjax.store.arrays import to_arrays
+from rqjax.store import checkpoint, stored
+from rqjax.store.arrays import Place, to_arrays
 from tests.conftest import equal
 
 
@@ -57,30 +58,23 @@ def test_state_comes_back_on_another_mesh(saved):
 
 def test_one_field_comes_back_alone(saved):
     path, abstract, state = saved
-    assert checkpoint.exists(path)
-    assert checkpoint.latest_step(path) == 5
-    assert checkpoint.read_config(path) == {"a": [1, 2]}
-    assert not checkpoint.has_item(path, "ema")
-    assert equal(checkpoint.restore_item(path, "model", abstract.model), state.model)
+    newest = stored.find(path)
+    assert newest.step == 5
+    assert stored.steps(path) == [4, 5]
+    assert newest.config() == {"a": [1, 2]}
+    assert not newest.has("ema")
+    assert equal(newest.item("model", abstract.model), state.model)
 
 
-def test_copy_is_a_run_directory(saved, tmp_path):
-    path, abstract, state = saved
-    checkpoint.copy_model(path, tmp_path / "copy", state.model)
-    assert checkpoint.latest_step(tmp_path / "copy") == 5
-    assert checkpoint.read_config(tmp_path / "copy") == {"a": [1, 2]}
-    assert equal(checkpoint.restore_item(tmp_path / "copy", "model", abstract.model), state.model)
-
-
-def test_no_checkpoint(tmp_path):
-    with pytest.raises(InputError, match="holds no checkpoint: expected a run directory"):
-        checkpoint.read_config(tmp_path)
+def test_an_empty_folder_holds_nothing(tmp_path):
+    assert stored.find(tmp_path) is None
+    assert stored.find(tmp_path / "nowhere") is None
 
 
 def test_another_shape_is_named(saved):
     other = jax.eval_shape(lambda: nnx.Linear(256, 10, rngs=nnx.Rngs(0)))
     with pytest.raises(InputError, match=r"model/kernel has shape \(256, 512\), expected \(256, 10\)"):
-        checkpoint.restore_item(saved[0], "model", other)
+        stored.find(saved[0]).item("model", other)
 
 
 @pytest.mark.parametrize("victim", ["_METADATA", "manifest.ocdbt", "d"])
@@ -92,7 +86,43 @@ def test_truncated_files_give_one_line_and_the_remedy(saved, victim):
     for file in files:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
     with pytest.raises(InputError, match=r"cannot read .*: delete .*checkpoints/5 to go on") as caught:
-        checkpoint.restore_item(path, "model", abstract.model)
+        stored.find(path).item("model", abstract.model)
     assert "\n" not in str(caught.value)
     shutil.rmtree(path / "checkpoints" / "5")
-    assert checkpoint.latest_step(path) == 4
+    assert stored.find(path).step == 4
+
+
+# --- arrays that are stored under other names
+
+
+def test_rows_of_a_stored_array_come_back_where_they_belong(tmp_path):
+    """On a mesh: the rows keep the places that were asked for, and every bit."""
+    rows = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    embed = np.arange(64, dtype=np.float32).reshape(8, 8)
+
+    @dataclasses.dataclass(frozen=True)
+    class Old:
+        model: Any
+
+    with checkpoint.Checkpoints(tmp_path, every=1, keep=1) as saves:
+        tree = {"padding": rows, "books": [{"embed": embed}, {"embed": -embed}]}
+        assert saves.save(1, Old(tree), {})
+    devices = mesh.make_mesh("8x1")
+    data, whole = (jax.NamedSharding(devices, jax.P(*axes)) for axes in (("data",), ()))
+    shape = jax.ShapeDtypeStruct
+    book = {"embed": shape((8, 8), np.float32, sharding=data), "padding": shape((8,), np.float32, sharding=data)}
+    like = {"books": [book, book | {"padding": shape((8,), np.float32, sharding=whole)}]}
+
+    def places(wanted, names):
+        assert set(names) == {"model/padding", "model/books/0/embed", "model/books/1/embed"}
+        return {
+            name: Place("model/padding", int(name.split("/")[2])) if "padding" in name else Place(name)
+            for name in wanted
+        }
+
+    found = stored.find(tmp_path).item("model", like, places)
+    assert equal(found, {"books": [{"embed": embed, "padding": rows[0]}, {"embed": -embed, "padding": rows[1]}]})
+    assert found["books"][0]["padding"].sharding.is_equivalent_to(data, 1)
+    assert found["books"][1]["padding"].sharding.is_equivalent_to(whole, 1)
+    with pytest.raises(InputError, match=r"model/padding has shape \(2, 8\), expected \(1, 8\)"):
+        stored.find(tmp_path).item("model", {"books": like["books"][:1]}, places)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rqjax.errors import InputError, RunError
-from rqjax.run import directory
+from rqjax.run.directory import Run
 from rqjax.run.log import read_metrics
 from rqjax.store import checkpoint, disk
 from rqjax.store.arrays import to_arrays
@@ -105,7 +105,7 @@ def assert_one_line(folder, name, words):
 
 
 def assert_same_run(a, b):
-    models = [to_arrays(directory.load_model(path)[1]) for path in (a, b)]
+    models = [to_arrays(Run.open(path).model()) for path in (a, b)]
     assert all(np.array_equal(models[0][name], models[1][name]) for name in models[1])
     metrics = [[(line["step"], line["loss"]) for line in read_metrics(path)] for path in (a, b)]
     assert metrics[0] == metrics[1]

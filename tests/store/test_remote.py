@@ -3,6 +3,7 @@
 What is tested is our side and epath's: tensorstore, which opens gs:// by a driver of its own, is sent to that folder.
 """
 
+import dataclasses
 import pathlib
 import types
 
@@ -18,8 +19,9 @@ import rqjax
 from rqjax.errors import InputError
 from rqjax.programs import convert
 from rqjax.programs.train import train
-from rqjax.run import directory, log
-from rqjax.store import checkpoint, model_folder, remote
+from rqjax.run import copies, log
+from rqjax.run.directory import Run
+from rqjax.store import checkpoint, model_folder, remote, stored
 from tests.configs.tiny import get_config
 from tests.conftest import equal
 
@@ -71,19 +73,10 @@ def bucket(tmp_path, monkeypatch):
     assert not list(here.iterdir())
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """A tokenizer and a prior on it, trained into local folders."""
-    folder = tmp_path_factory.mktemp("trained")
-    trained(folder / "tokenizer", folder / "prior")
-    return folder
-
-
-def trained(tokenizer, prior):
-    train(get_config("rqvae"), remote.to_path(tokenizer))
-    config = get_config("rqtransformer")
-    config.stage.tokenizer_path = str(tokenizer)
-    train(config, remote.to_path(prior))
+@pytest.fixture
+def here(tiny_run):
+    """A folder with the run directories of a tokenizer and of a prior on it."""
+    return tiny_run("rqtransformer").parent
 
 
 def test_local_names_stay_those_of_pathlib():
@@ -97,7 +90,7 @@ def test_a_bucket_needs_gcsfs(monkeypatch):
     monkeypatch.delitem(_registry, "gcs", raising=False)
     missing = {"class": "not_installed_anywhere.FileSystem", "err": "none"}
     monkeypatch.setitem(known_implementations, "gcs", missing)
-    for use in (checkpoint.exists, checkpoint.read_config, rqjax.load, log.read_metrics, model_folder.holds_model):
+    for use in (stored.find, stored.steps, rqjax.load, log.read_metrics, model_folder.holds_model):
         with pytest.raises(InputError, match=r"gs://bucket/run is in a bucket.*install rqjax\[tpu\]"):
             use("gs://bucket/run")
 
@@ -111,48 +104,49 @@ def test_other_addresses_are_refused(name):
 @pytest.mark.slow
 def test_training_in_a_bucket_equals_training_here(bucket, here):
     """A tokenizer in two halves, a prior on it, and a run that starts from it with a learning rate of zero."""
-    tokenizer, config = remote.to_path("gs://bucket/tokenizer"), get_config("rqvae")
-    config.steps = 2
-    train(config, tokenizer)
-    trained("gs://bucket/tokenizer", "gs://bucket/prior")
-    for name in ("tokenizer", "prior"):
-        config, model = directory.load_model(f"gs://bucket/{name}")
-        assert equal(model, rqjax.load(here / name))
-        assert checkpoint.latest_step(f"gs://bucket/{name}") == config.steps
+    tokenizer, prior = (get_config(name) for name in ("rqvae", "rqtransformer"))
+    for steps in (2, tokenizer.steps):
+        train(dataclasses.replace(tokenizer, steps=steps), remote.to_path("gs://bucket/rqvae"))
+    prior.stage.tokenizer_path = "gs://bucket/rqvae"
+    train(prior, remote.to_path("gs://bucket/rqtransformer"))
+    for name in ("rqvae", "rqtransformer"):
+        run = Run.open(f"gs://bucket/{name}")
+        assert equal(run.model(), rqjax.load(here / name))
+        assert run.step == run.config.steps
         for file in ("config.json", "parameters.txt"):
             theirs, ours = ((folder / name / file).read_text() for folder in (here, bucket.folder))
-            assert ours.replace("gs://bucket", str(here)) == theirs
+            assert ours.replace("gs://bucket/rqvae", str(here / "rqtransformer.lent")) == theirs
         lines, others = (log.read_metrics(place) for place in (f"gs://bucket/{name}", here / name))
         for line in lines + others:
             del line["images_per_second"]
         assert lines == others
         assert list((bucket.folder / name / "tensorboard").iterdir())
         assert not list((bucket.folder / name).glob("*.tmp"))
-    assert equal(directory.load_tokenizer("gs://bucket/prior")[1], rqjax.load(here / "tokenizer"))
+    assert equal(Run.open("gs://bucket/rqtransformer").tokenizer().model(), rqjax.load(here / "rqvae"))
     config = get_config("rqvae")
-    config.steps, config.stage.optimizer.learning_rate, config.start_from = 1, 0.0, str(tokenizer)
+    config.steps, config.stage.optimizer.learning_rate, config.start_from = 1, 0.0, "gs://bucket/rqvae"
     network = train(config, remote.to_path("gs://bucket/more")).model.network
-    assert equal(network, rqjax.load(here / "tokenizer").network)
-    with pytest.raises(InputError, match=r"gs://bucket/tokenizer belongs to another configuration"):
-        train(config, tokenizer)
+    assert equal(network, rqjax.load(here / "rqvae").network)
+    with pytest.raises(InputError, match=r"gs://bucket/rqvae belongs to another configuration"):
+        train(config, remote.to_path("gs://bucket/rqvae"))
 
 
 def test_metrics_are_copied_at_intervals_and_at_the_end(bucket, monkeypatch):
-    def copies():
+    def written():
         return bucket.opened.count(("w", log.FILE))
 
     place = remote.to_path("gs://bucket/run")
     lines = log.Log(place, start=0, steps=8, images_per_step=4)
     lines.scalars(2, {"loss": 2.0})
-    assert (copies(), log.read_metrics(place)) == (0, [])
-    monkeypatch.setattr(log, "COPY_SECONDS", 0)
+    assert (written(), log.read_metrics(place)) == (0, [])
+    monkeypatch.setattr(copies, "SECONDS", 0)
     lines.scalars(4, {"loss": 4.0})
     assert [line["step"] for line in log.read_metrics(place)] == [2, 4]
-    monkeypatch.setattr(log, "COPY_SECONDS", 3600)
+    monkeypatch.setattr(copies, "SECONDS", 3600)
     lines.scalars(6, {"loss": 6.0})
-    assert copies() == 1
+    assert written() == 1
     lines.close()
-    assert copies() == 2
+    assert written() == 2
     lines = log.Log(place, start=4, steps=8, images_per_step=4)
     lines.scalars(6, {"loss": float("nan")})
     lines.close()
@@ -172,12 +166,12 @@ def test_a_run_that_fails_leaves_its_metrics(bucket, monkeypatch):
 
 
 def test_a_folder_that_is_a_model_is_read_from_a_bucket(bucket, here, tmp_path):
-    convert.run_to_folder(str(here / "prior"), str(tmp_path / "model"))
+    convert.run_to_folder(str(here / "rqtransformer"), str(tmp_path / "model"))
     model_folder.write_licence(tmp_path / "model", "terms")
     bucket.folder.parent.mkdir()
     (tmp_path / "model").rename(bucket.folder)
-    assert equal(rqjax.load("gs://bucket"), rqjax.load(here / "prior"))
-    assert equal(directory.load_tokenizer("gs://bucket")[1], rqjax.load(here / "tokenizer"))
-    assert directory.licences("gs://bucket") == ["terms"]
+    assert equal(rqjax.load("gs://bucket"), rqjax.load(here / "rqtransformer"))
+    assert equal(Run.open("gs://bucket").tokenizer().model(), rqjax.load(here / "rqvae"))
+    assert Run.open("gs://bucket").licences == ["terms"]
     with pytest.raises(InputError, match="write to a local folder"), model_folder.new_folder("gs://bucket/new"):
         pass

@@ -67,36 +67,37 @@ def test_what_is_saved_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("header", "data", "words"),
     [
-        ({"a": entry(), "b": entry(offsets=(4, 12))}, b"0" * 12, "overlap"),
-        ({"a": entry(), "b": entry(offsets=(12, 20))}, b"0" * 20, "gap"),
-        ({"a": entry()}, b"0" * 7, "end at 8 of 7"),
-        ({"a": entry()}, b"0" * 9, "end at 8 of 9"),
-        ({"a": entry(shape=(3,))}, b"0" * 8, "not those of its shape"),
-        ({"a": entry(shape=(2**40, 2**40), offsets=(0, 0))}, b"", "not those of its shape"),
-        ({"a": entry(shape=(0, 2**59), offsets=(0, 0))}, b"", "not those of its shape"),
-        ({"a": entry(shape=(-2,), offsets=(8, 0))}, b"0" * 8, "not lengths"),
-        ({"a": entry(shape=(True, 2))}, b"0" * 8, "not lengths"),
-        ({"a": entry(shape=(2.0,))}, b"0" * 8, "not lengths"),
-        ({"a": entry(shape=[1] * 65, offsets=(0, 4))}, b"0" * 4, "not lengths"),
-        ({"a": entry() | {"shape": 2}}, b"0" * 8, "not lengths"),
-        ({"a": entry(dtype="F4")}, b"0" * 8, "element type 'F4'"),
-        ({"a": entry(dtype=[[]])}, b"0" * 8, "element type no name"),
-        ({"a": {"dtype": "F32", "shape": [2]}}, b"0" * 8, "not described"),
-        ({"a": 3}, b"", "not described"),
-        ({"__metadata__": {"a": 1}}, b"", "metadata"),
-        ({"__metadata__": None}, b"", "metadata"),
-        (b'{"a":%s,"a":%s}' % ((json.dumps(entry()).encode(),) * 2), b"0" * 8, "twice"),
-        (b"[]", b"", "JSON list"),
-        (b"{", b"", "not JSON"),
-        (b"[" * 100_000, b"", "not JSON"),
-        (b'{"a":"\xff"}', b"", "not JSON"),
-        (b'{"a":' + b"9" * 5000 + b"}", b"", "not JSON"),
+        ({"a": entry(), "b": entry(offsets=(4, 12))}, b"0" * 12, "invalid offset"),
+        ({"a": entry(), "b": entry(offsets=(12, 20))}, b"0" * 20, "invalid offset"),
+        ({"a": entry()}, b"0" * 7, "not fully covered"),
+        ({"a": entry()}, b"0" * 9, "not fully covered"),
+        ({"a": entry(shape=(3,))}, b"0" * 8, "invalid shape"),
+        ({"a": entry(shape=(2**40, 2**40), offsets=(0, 0))}, b"", "overflow"),
+        ({"a": entry(shape=(0, 2**62), offsets=(0, 0))}, b"", "too big"),
+        ({"a": entry(shape=(-2,), offsets=(8, 0))}, b"0" * 8, "JSON"),
+        ({"a": entry(shape=(True, 2))}, b"0" * 8, "JSON"),
+        ({"a": entry(shape=(2.0,))}, b"0" * 8, "JSON"),
+        ({"a": entry(shape=[1] * 65, offsets=(0, 4))}, b"0" * 4, "dimension"),
+        ({"a": entry() | {"shape": 2}}, b"0" * 8, "JSON"),
+        ({"a": entry(dtype="F\x1b")}, b"0" * 8, "unknown variant"),
+        ({"a": entry(dtype="F8_E8M0", shape=(8,))}, b"0" * 8, "element type F8_E8M0, expected one of"),
+        ({"a": entry(dtype=[[]])}, b"0" * 8, "JSON"),
+        ({"a": {"dtype": "F32", "shape": [2]}}, b"0" * 8, "JSON"),
+        ({"a": 3}, b"", "JSON"),
+        ({"__metadata__": {"a": 1}}, b"", "JSON"),
+        (b"[]", b"", "JSON"),
+        (b"{", b"", "JSON"),
+        (b"[" * 100_000, b"", "JSON"),
+        (b'{"a":' * 100_000, b"", "JSON"),
+        (b'{"a":"\xff"}', b"", "UTF-8"),
+        (b'{"a":' + b"9" * 5000 + b"}", b"", "JSON"),
     ],
 )
 def test_damaged_headers_are_refused(header, data, words, tmp_path):
     with pytest.raises(InputError, match=words) as refusal:
         load_safetensors(write(tmp_path / "a.safetensors", header, data))
-    assert "\n" not in str(refusal.value)
+    assert str(refusal.value).isprintable()
+    assert str(refusal.value).startswith(f"{tmp_path / 'a.safetensors'}: ")
 
 
 def test_lengths_are_checked_before_anything_is_read(tmp_path):
@@ -135,7 +136,6 @@ def test_loading_reads_nothing_and_saving_one_array_at_a_time(tmp_path):
         ({"a": np.array(["text"])}, None),
         ({"a": np.ones(2, np.complex128)}, None),
         ({"__metadata__": np.ones(2)}, None),
-        ({"a": np.ones(2)}, {"epoch": 1}),
     ],
 )
 def test_values_that_cannot_be_saved_leave_nothing(arrays, metadata, tmp_path):

@@ -1,0 +1,35 @@
+"""The entropy thresholds that an official configuration names: those of its file, or the published ones."""
+
+import json
+import pathlib
+
+from rqjax.errors import InputError
+from rqjax.quantize.entropy import read_thresholds, threshold_for
+
+PUBLISHED = pathlib.Path(__file__).parent.parent / "assets" / "entropy_thresholds.json"
+"""Of each published table the percentiles that any published config asks for; bins "0_1", patches of 16."""
+
+
+def threshold(path: str, ratio: float, bins: str, patch: int) -> float:
+    """The entropy above which a region is fine, by the table `path`, or by the published one of that name.
+
+    Raises InputError for a ratio outside [0, 1], tables of other bins or patches, and percentiles that are not known
+    here.
+    """
+    try:
+        regular = pathlib.Path(path).is_file()  # a device is none, and may never end
+        values = read_thresholds(path, bins, patch).values if regular else _published(path, bins, patch)
+        return threshold_for(values, ratio)
+    except KeyError as error:
+        raise InputError(f"percentile {error} of {path!a} is not known here: put that file there") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(str(error)) from None
+
+
+def _published(path: str, bins: str, patch: int) -> dict[int, float]:
+    tables, name = json.loads(PUBLISHED.read_text()), pathlib.PurePath(path).name
+    if name not in tables:
+        raise InputError(f"the threshold table {path!a} cannot be read: put that file there")
+    if (bins, patch) != ("0_1", 16):
+        raise InputError(f"{name} is for bins 0_1 and patches of 16, not {bins} and {patch}: compute a table for this")
+    return {int(percentile): value for percentile, value in tables[name].items()}

@@ -1,0 +1,27 @@
+"""How evenly codes are used."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def histogram(codes: Int[Array, "..."], size: int) -> Float[Array, "size"]:
+    """The share of `codes` that each code has; sums to 1."""
+    hits = jax.ops.segment_sum(jnp.ones(codes.size, jnp.float32), codes.reshape(-1), size)
+    return hits / max(codes.size, 1)
+
+
+def usage(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
+    """The fraction of the book that occurs among `codes`, in [0, 1]."""
+    return jnp.mean((histogram(codes, size) > 0).astype(jnp.float32))
+
+
+def usage_entropy(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
+    """The entropy in nats of how often each code occurs, from 0 to log(size)."""
+    share = histogram(codes, size)
+    return -jnp.sum(share * jnp.log(share + 1e-10))
+
+
+def perplexity(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
+    """The number of equally frequent codes with the same entropy, from 1 to `size`."""
+    return jnp.exp(usage_entropy(codes, size))

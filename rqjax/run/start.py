@@ -1,0 +1,77 @@
+"""The start of a run: it claims its directory, and takes its state from disk, from other weights, or from its seed."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from rqjax.errors import InputError
+from rqjax.interface import Stage, State
+from rqjax.run import hosts
+from rqjax.run.config import RESUMABLE, Config, differences, from_dict, to_dict
+from rqjax.run.directory import Run
+from rqjax.run.training_step import Placement
+from rqjax.run.versions import places
+from rqjax.stages.autoencode import AutoencodeState
+from rqjax.store import model_folder
+from rqjax.store.checkpoint import Checkpoints
+from rqjax.store.remote import Path
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Makes `workdir` this run's, or raises InputError if it belongs to another configuration.
+
+    That which made it is compared as this version reads it: fields that are new here have their defaults there.
+    """
+    path = workdir / "config.json"
+    if path.is_file():
+        try:
+            theirs = from_dict(json.loads(path.read_text()))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
+        changed = differences(to_dict(theirs), to_dict(config))
+        if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in RESUMABLE]:
+            more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+            raise InputError(
+                f"{workdir} belongs to another configuration: {'; '.join(wrong[:3])}{more}:"
+                " choose another --workdir, or pass the configuration it was made with"
+            )
+        if "steps" in changed:
+            old, new = changed["steps"]
+            print(f"{workdir}: {old} steps became {new}; schedules now end there")
+    if hosts.primary():
+        workdir.mkdir(parents=True, exist_ok=True)
+        fresh = workdir / ".config.json.tmp"
+        fresh.write_text(json.dumps(to_dict(config), indent=1))
+        fresh.replace(path)
+
+
+def first_state(
+    config: Config, stage: Stage, placement: Placement, workdir: Path, saves: Checkpoints, key: Key[Array, ""]
+) -> State:
+    """The state to go on from: the newest checkpoint after step 0, else a new one.
+
+    A new one takes its weights from the run `start_from`, or from an imported model that `workdir` holds, if there is
+    either.
+    """
+    if saves.latest():
+        return saves.restore(placement.abstract, places)
+    # runs once: on a CPU, compiling it well would take longer than running it
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    state = jax.jit(stage.init, out_shardings=placement.sharding, compiler_options=quick)(key)
+    source = Run.open(config.start_from) if config.start_from else Run.find(workdir)
+    return _with_weights_of(source, state, placement, workdir) if source else state
+
+
+def _with_weights_of(run: Run, state: State, placement: Placement, workdir: Path) -> State:
+    """A fresh state with the model and, if there is one, the discriminator of another run; averages start there."""
+    like = placement.abstract
+    taken = {"model": run.weights(like.model)}
+    if state.ema is not None:
+        taken["ema"] = jax.tree.map(jnp.copy, taken["model"])
+    if isinstance(like, AutoencodeState) and like.discriminator is not None and run.has("discriminator"):
+        taken["discriminator"] = run.item("discriminator", like.discriminator)
+    model_folder.write_licence(workdir, run.licence)
+    return dataclasses.replace(state, **taken)  # pyrefly: ignore  (every state is a dataclass)

@@ -1,0 +1,55 @@
+import pytest
+
+from rqjax.errors import InputError
+from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition
+from rqjax.nets.sampling import Draw
+from rqjax.programs import sample
+
+DEPTHS, STREAMS = ("depth 1", "depth 2", "depth 3"), ("contents", "positions")
+
+
+@pytest.fixture
+def flags():
+    """Parses the words of a command line into the program's flags, and forgets them afterwards."""
+    yield lambda *words: sample.FLAGS(["sample", *words])
+    sample.FLAGS.unparse_flags()
+    for name in sample.FLAGS:
+        sample.FLAGS[name].unparse()
+
+
+def test_one_value_serves_all_depths_and_several_are_theirs(flags):
+    flags("--temperature=0.5", "--top_k=4,8,16")
+    assert sample._draws(DEPTHS) == [Draw(temperature=0.5, top_k=k) for k in (4, 8, 16)]
+
+
+def test_positions_draw_as_contents_unless_they_have_flags_of_their_own(flags):
+    flags("--top_k=300", "--top_p=0.9")
+    assert sample._draws(STREAMS) == [Draw(top_k=300, top_p=0.9)] * 2
+    flags("--top_k=300", "--top_p=1", "--position_top_k=0", "--position_temperature=0.5")
+    assert sample._draws(STREAMS) == [Draw(top_k=300), Draw(temperature=0.5)]
+
+
+@pytest.mark.parametrize(
+    ("streams", "words", "message"),
+    [
+        (STREAMS, ["--top_k=4,4"], "--top_k has 2 values: give one, and that of positions as --position_top_k"),
+        (STREAMS, ["--temperature=1,0.9"], "--temperature has 2 values: give one, and that of positions"),
+        (DEPTHS, ["--top_p=1,0.9"], "--top_p has 2 values: give one, or one for each of 3 depths"),
+        (DEPTHS, ["--position_top_p=0.9"], "--position_top_p is for DQ priors: this one has depth 1"),
+        (DEPTHS, ["--top_k=many"], "--top_k has 'many': expected a whole number"),
+    ],
+)
+def test_settings_that_the_streams_do_not_have_are_refused(flags, streams, words, message):
+    flags(*words)
+    with pytest.raises(InputError, match=message):
+        sample._draws(streams)
+
+
+def test_rows_are_classes(flags):
+    flags()
+    assert sample._rows(ClassCondition(3)) == [0, 1, 2]
+    assert sample._rows(NoCondition()) == [0]
+    flags("--label=8,3")
+    assert sample._rows(ClassCondition(10)) == [8, 3]
+    with pytest.raises(InputError, match="this prior is led by a text"):
+        sample._rows(TextCondition(16384, 32))

@@ -1,0 +1,57 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rqjax.quantize import QuantizerConfig, init_codebook
+
+KEY = jax.random.key(0)
+CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "lfq"}, "kind is 'lfq': expected one of codebook"),
+        ({"depth": 0}, "depth is 0: at least one code"),
+        ({"codebook_size": ()}, r"codebook_size is \(\): expected whole numbers"),
+        ({"codebook_size": (0,)}, r"codebook_size is \(0,\): expected whole numbers of at least 1"),
+        ({"codebook_size": (8, 8)}, "codebook_size has 2 sizes for depth 3: give one, or one for each depth"),
+        ({"decay": (0.9, 0.9)}, "2 decays for 1 codebooks: give one, or one for each"),
+        ({"decay": (1.5,)}, r"decay is \(1.5,\): expected values in \[0, 1\)"),
+        ({"restart_threshold": -1.0}, "restart_threshold is -1.0: expected 0"),
+        ({"commitment_weight": -0.1}, "commitment_weight is -0.1"),
+        ({"restart_warning": 2.0}, "restart_warning is 2.0"),
+    ],
+)
+def test_values_that_make_no_quantizer_are_refused(changes, message):
+    CONFIG.check(6)
+    with pytest.raises(ValueError, match=message) as error:
+        dataclasses.replace(CONFIG, **changes).check(6)
+    assert "\n" not in str(error.value)
+
+
+def test_vectors_without_dimensions_are_refused():
+    with pytest.raises(ValueError, match="0 dimensions"):
+        CONFIG.check(0)
+
+
+@pytest.mark.parametrize("sizes", [(16,), (16, 8, 4)])
+def test_init_makes_one_book_for_each_size(sizes):
+    config = dataclasses.replace(CONFIG, codebook_size=sizes, decay=(0.9, 0.8, 0.7)[: len(sizes)], depth=3)
+    config.check(6)
+    shapes = jax.eval_shape(lambda key: config.init(key, 6), KEY)
+    quantizer = jax.jit(config.init, static_argnums=1)(KEY, 6)
+    assert jax.tree.structure(shapes) == jax.tree.structure(quantizer)
+    assert quantizer.sizes == config.sizes == (sizes * 3 if len(sizes) == 1 else sizes)
+    assert quantizer.dim == 6
+    assert quantizer.parameters is None
+    assert config.soft
+    for key, size, decay, book in zip(
+        jax.random.split(KEY, len(sizes)), sizes, config.decay, quantizer.codebooks, strict=True
+    ):
+        np.testing.assert_array_equal(book.embed, init_codebook(key, size, 6).embed)
+        np.testing.assert_array_equal(book.count, jnp.zeros(size))
+        assert book.decay == decay

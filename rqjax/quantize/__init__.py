@@ -7,14 +7,15 @@
     quantizer.embed(found.codes[..., :2])  # [..., 32], the sum of the first two codes' vectors
 
 A quantizer learns by `encode` with train=True alone, and by gradients if its `parameters` are not None. Each book
-(Codebook, ...) is a quantizer too, of depth 1. Dynamic quantization is in `rqjax.quantize.dynamic`.
+(Codebook, FSQ) is a quantizer too, of depth 1. Dynamic quantization is in `rqjax.quantize.dynamic`.
 """
 
 from rqjax.quantize.codebook import Codebook, init_codebook
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.quantize.fsq import FSQ
 from rqjax.quantize.histogram import perplexity, usage
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 from rqjax.quantize.residual import Book, ResidualQuantizer
 
-__all__ = ["Book", "Codebook", "Quantized", "Quantizer", "QuantizerConfig", "ResidualQuantizer", "SoftQuantizer"]
+__all__ = ["FSQ", "Book", "Codebook", "Quantized", "Quantizer", "QuantizerConfig", "ResidualQuantizer", "SoftQuantizer"]
 __all__ += ["init_codebook", "perplexity", "usage"]

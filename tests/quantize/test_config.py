@@ -14,7 +14,7 @@ CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "lfq"}, "kind is 'lfq': expected one of codebook"),
+        ({"kind": "lfq"}, "kind is 'lfq': expected one of codebook, fsq"),
         ({"depth": 0}, "depth is 0: at least one code"),
         ({"codebook_size": ()}, r"codebook_size is \(\): expected whole numbers"),
         ({"codebook_size": (0,)}, r"codebook_size is \(0,\): expected whole numbers of at least 1"),
@@ -24,6 +24,12 @@ CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
         ({"restart_threshold": -1.0}, "restart_threshold is -1.0: expected 0"),
         ({"commitment_weight": -0.1}, "commitment_weight is -0.1"),
         ({"restart_warning": 2.0}, "restart_warning is 2.0"),
+        ({"levels": (5, 5)}, r"levels belongs to kind 'fsq', not 'codebook': leave it at \(\)"),
+        ({"kind": "fsq"}, r"each of a vector's 6 dimensions, levels is \(\): give 6 levels$"),
+        ({"kind": "fsq", "levels": (5,) * 4}, "give 6 levels, or set embed_dim=4"),
+        ({"kind": "fsq", "levels": (5, 5, 5, 5, 5, 2)}, "expected whole numbers of at least 3"),
+        ({"kind": "fsq", "levels": (40,) * 6}, "make 4096000000 codes"),
+        ({"kind": "fsq", "levels": (5,) * 6, "decay": (0.9,)}, "decay belongs to kind 'codebook', not 'fsq'"),
     ],
 )
 def test_values_that_make_no_quantizer_are_refused(changes, message):

@@ -7,7 +7,7 @@
     quantizer.embed(found.codes[..., :2])  # [..., 32], the sum of the first two codes' vectors
 
 A quantizer learns by `encode` with train=True alone, and by gradients if its `parameters` are not None. Each book
-(Codebook, FSQ) is a quantizer too, of depth 1. Dynamic quantization is in `rqjax.quantize.dynamic`.
+(Codebook, SimVQ, FSQ) is a quantizer too, of depth 1. Dynamic quantization is in `rqjax.quantize.dynamic`.
 """
 
 from rqjax.quantize.codebook import Codebook, init_codebook
@@ -16,6 +16,7 @@ from rqjax.quantize.fsq import FSQ
 from rqjax.quantize.histogram import perplexity, usage
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 from rqjax.quantize.residual import Book, ResidualQuantizer
+from rqjax.quantize.simvq import SimVQ, init_simvq
 
-__all__ = ["FSQ", "Book", "Codebook", "Quantized", "Quantizer", "QuantizerConfig", "ResidualQuantizer", "SoftQuantizer"]
-__all__ += ["init_codebook", "perplexity", "usage"]
+__all__ = ["FSQ", "Book", "Codebook", "Quantized", "Quantizer", "QuantizerConfig", "ResidualQuantizer", "SimVQ"]
+__all__ += ["SoftQuantizer", "init_codebook", "init_simvq", "perplexity", "usage"]

@@ -9,9 +9,11 @@ from jaxtyping import Array, Key
 from rqjax.quantize.codebook import init_codebook
 from rqjax.quantize.fsq import FSQ
 from rqjax.quantize.residual import Book, ResidualQuantizer
+from rqjax.quantize.simvq import init_simvq
 
 OPTIONS = {
     "codebook": ("commitment_weight", "decay", "restart_threshold", "update_once_per_step"),
+    "simvq": ("commitment_weight",),
     "fsq": ("levels",),
 }
 """Kinds of quantizers, and the fields that only some of them read."""
@@ -22,8 +24,8 @@ class QuantizerConfig:
     """A residual quantizer: `depth` codes for each vector, each from the codebook of its depth.
 
     The defaults are those of RQ-VAE (Lee et al. 2022). Kinds: "codebook" holds vectors that follow moving averages;
-    "fsq" rounds each dimension to one of its `levels`. `codebook_size` and `decay` have one value for all depths, or
-    one for each.
+    "simvq" a frozen random codebook times a learned matrix; "fsq" rounds each dimension to one of its `levels`.
+    `codebook_size` and `decay` have one value for all depths, or one for each.
     """
 
     kind: str = "codebook"
@@ -112,16 +114,15 @@ class QuantizerConfig:
     def _books(self, key: Key[Array, ""], dim: int) -> tuple[Book, ...]:
         if self.kind == "fsq":
             return tuple(FSQ(tuple(self.levels), index) for index in range(self.depth))
-        sizes = tuple(self.codebook_size)
-        decays = tuple(self.decay) * (len(sizes) if len(self.decay) == 1 else 1)
-        return tuple(
-            init_codebook(
-                key,
-                size,
-                dim,
-                decay=float(decay),
-                restart_threshold=float(self.restart_threshold),
-                commitment_weight=float(self.commitment_weight),
+        sizes, weight = tuple(self.codebook_size), float(self.commitment_weight)
+        keys = jax.random.split(key, len(sizes))
+        if self.kind == "simvq":
+            return tuple(
+                init_simvq(key, size, dim, commitment_weight=weight) for key, size in zip(keys, sizes, strict=True)
             )
-            for key, size, decay in zip(jax.random.split(key, len(sizes)), sizes, decays, strict=True)
+        decays = tuple(self.decay) * (len(sizes) if len(self.decay) == 1 else 1)
+        threshold = float(self.restart_threshold)
+        return tuple(
+            init_codebook(key, size, dim, decay=float(decay), restart_threshold=threshold, commitment_weight=weight)
+            for key, size, decay in zip(keys, sizes, decays, strict=True)
         )

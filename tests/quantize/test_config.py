@@ -14,7 +14,7 @@ CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "lfq"}, "kind is 'lfq': expected one of codebook, fsq"),
+        ({"kind": "lfq"}, "kind is 'lfq': expected one of codebook, simvq, fsq"),
         ({"depth": 0}, "depth is 0: at least one code"),
         ({"codebook_size": ()}, r"codebook_size is \(\): expected whole numbers"),
         ({"codebook_size": (0,)}, r"codebook_size is \(0,\): expected whole numbers of at least 1"),
@@ -30,6 +30,9 @@ CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
         ({"kind": "fsq", "levels": (5, 5, 5, 5, 5, 2)}, "expected whole numbers of at least 3"),
         ({"kind": "fsq", "levels": (40,) * 6}, "make 4096000000 codes"),
         ({"kind": "fsq", "levels": (5,) * 6, "decay": (0.9,)}, "decay belongs to kind 'codebook', not 'fsq'"),
+        ({"kind": "fsq", "levels": (5,) * 6, "commitment_weight": 1.0}, "commitment_weight belongs to kind"),
+        ({"kind": "simvq", "restart_threshold": 2.0}, "restart_threshold belongs to kind 'codebook', not 'simvq'"),
+        ({"kind": "simvq", "codebook_size": (8, 8)}, "codebook_size has 2 sizes for depth 3"),
     ],
 )
 def test_values_that_make_no_quantizer_are_refused(changes, message):

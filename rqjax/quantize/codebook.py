@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.quantize.distance import distances, nearest  # noqa: F401
+from rqjax.quantize.gradient import unit
 from rqjax.quantize.histogram import perplexity, usage  # noqa: F401
+from rqjax.quantize.kmeans import kmeans
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import Book
 
@@ -23,8 +25,9 @@ JITTER = 0.01
 class Codebook(Book):
     """Code vectors and the moving averages that they are computed from; float32, never reached by a gradient.
 
-    Its settings follow RQ-VAE: a code whose average count of vectors falls under `restart_threshold` moves onto a
-    vector of the batch (0: never).
+    Its settings are those of RQ-VAE by default: a code whose average count of vectors falls under `restart_threshold`
+    moves onto a vector of the batch (0: never). With `normalize`, vectors and codes have length 1, so that the nearest
+    code is that of the smallest angle. With start "kmeans" the first batch in training makes the codes.
     """
 
     embed: Float[Array, "codes dim"]  # the vectors
@@ -34,6 +37,8 @@ class Codebook(Book):
     decay: float = static(0.99)
     restart_threshold: float = static(1.0)
     commitment_weight: float = static(0.25)
+    normalize: bool = static(False)
+    start: str = static("normal")
 
     def __post_init__(self) -> None:
         if self.padding is None:  # jit and eval_shape see the same leaves, whoever made the book
@@ -51,6 +56,21 @@ class Codebook(Book):
     def table(self) -> Float[Array, "codes dim"]:
         return self.embed
 
+    def project(self, z: Float[Array, "*grid dim"]) -> Float[Array, "*grid dim"]:
+        return unit(z) if self.normalize else z
+
+    def begin(self, x: Float[Array, "n dim"], key: Key[Array, ""]) -> "Codebook":
+        """The codebook that the batch `x` is searched in: clusters of it, if nothing has hit a code ever."""
+        if self.start != "kmeans":
+            return self
+
+        def clustered() -> Codebook:
+            centres, hits = kmeans(x, candidates(key, x, self.size), self.normalize)
+            count = jnp.maximum(hits, 1.0)  # as of codes that restart
+            return dataclasses.replace(self, embed=centres, count=count, total=centres * count[:, None])
+
+        return jax.lax.cond(jnp.any(self.count > 0), lambda: self, clustered)
+
     def learn(
         self, x: Float[Array, "n dim"], codes: Int[Array, "n"], key: Key[Array, ""]
     ) -> tuple["Codebook", Float[Array, ""]]:
@@ -66,9 +86,12 @@ def init_codebook(
     decay: float = 0.99,
     restart_threshold: float = 1.0,
     commitment_weight: float = 0.25,
+    normalize: bool = False,
+    start: str = "normal",
 ) -> Codebook:
-    """A codebook of N(0, 1) vectors that nothing has hit yet."""
+    """A codebook of N(0, 1) vectors, of directions drawn evenly if `normalize`, that nothing has hit yet."""
     embed = jax.random.normal(key, (codes, dim))
+    embed = unit(embed) if normalize else embed
     return Codebook(
         embed=embed,
         count=jnp.zeros(codes),
@@ -76,6 +99,8 @@ def init_codebook(
         decay=decay,
         restart_threshold=restart_threshold,
         commitment_weight=commitment_weight,
+        normalize=normalize,
+        start=start,
     )
 
 
@@ -128,7 +153,7 @@ def refresh(codebook: Codebook, count: Float[Array, "codes"], total: Float[Array
     """The codebook with these averages: its vectors are the means total / count, counts smoothed as Laplace would."""
     hits = jnp.sum(count)
     smooth = hits * (count + SMOOTHING) / (hits + count.shape[0] * SMOOTHING)
-    return dataclasses.replace(codebook, embed=total / smooth[:, None], count=count, total=total)
+    return dataclasses.replace(codebook, embed=codebook.project(total / smooth[:, None]), count=count, total=total)
 
 
 def update(

@@ -11,12 +11,15 @@ from rqjax.quantize.fsq import FSQ
 from rqjax.quantize.residual import Book, ResidualQuantizer
 from rqjax.quantize.simvq import init_simvq
 
+SEARCHED = ("commitment_weight", "gradient", "temperature")
 OPTIONS = {
-    "codebook": ("commitment_weight", "decay", "restart_threshold", "update_once_per_step"),
-    "simvq": ("commitment_weight",),
+    "codebook": (*SEARCHED, "decay", "restart_threshold", "update_once_per_step", "start", "normalize"),
+    "simvq": SEARCHED,
     "fsq": ("levels",),
 }
 """Kinds of quantizers, and the fields that only some of them read."""
+STARTS = ("normal", "kmeans")
+GRADIENTS = ("straight_through", "rotation")
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -37,6 +40,12 @@ class QuantizerConfig:
     update_once_per_step: bool = False  # "codebook": one update after the last depth, not one after each
     restart_warning: float = 0.5  # share of restarted codes above which the metric `restart_warning` is 1
     levels: tuple[int, ...] = ()  # "fsq": of each dimension of a vector
+    start: str = "normal"  # "codebook": N(0, 1), or "kmeans" of the first batch
+    normalize: bool = False  # "codebook": vectors and codes have length 1, as in LlamaGen; for depth 1
+    gradient: str = "straight_through"  # or "rotation": the rotation trick
+    temperature: float = 0.0  # in training, codes are drawn from softmax(-distance / temperature); 0: the nearest
+    dropout: float = 0.0  # in training, the share of rows (images) that keep their first codes only
+    dropout_from: int = 1  # such a row keeps this many codes or more, drawn uniformly
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -62,12 +71,30 @@ class QuantizerConfig:
             self._check_levels(dim)
         else:
             self._check_sizes()
+        self._check_numbers()
+        for name, known in (("start", STARTS), ("gradient", GRADIENTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}")
+        if self.normalize and self.depth > 1:
+            raise ValueError(
+                f"normalize is for depth 1, not {self.depth}: residuals of vectors of length 1 have other lengths"
+            )
+        if self.temperature and self.gradient == "rotation":
+            raise ValueError("gradient 'rotation' diverges with drawn codes: set temperature=0, or 'straight_through'")
+        if self.dropout and not 1 <= self.dropout_from < self.depth:
+            raise ValueError(
+                f"dropout_from is {self.dropout_from}, depth {self.depth}: dropout needs 1 <= dropout_from < depth"
+            )
+
+    def _check_numbers(self) -> None:
         if self.restart_threshold < 0:
             raise ValueError(f"restart_threshold is {self.restart_threshold}: expected 0 (off) or a count of vectors")
-        if self.commitment_weight < 0:
-            raise ValueError(f"commitment_weight is {self.commitment_weight}: expected a number of at least 0")
-        if not 0 <= self.restart_warning <= 1:
-            raise ValueError(f"restart_warning is {self.restart_warning}: expected a share in [0, 1]")
+        for name in ("commitment_weight", "temperature"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected a number of at least 0")
+        for name in ("restart_warning", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected a share in [0, 1]")
 
     def _check_options(self) -> None:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
@@ -109,6 +136,10 @@ class QuantizerConfig:
             commitment_weight=0.0 if self.kind == "fsq" else float(self.commitment_weight),
             update_once_per_step=self.update_once_per_step,
             restart_warning=float(self.restart_warning),
+            gradient=self.gradient,
+            temperature=float(self.temperature),
+            dropout=float(self.dropout),
+            dropout_from=self.dropout_from,
         )
 
     def _books(self, key: Key[Array, ""], dim: int) -> tuple[Book, ...]:
@@ -121,8 +152,13 @@ class QuantizerConfig:
                 init_simvq(key, size, dim, commitment_weight=weight) for key, size in zip(keys, sizes, strict=True)
             )
         decays = tuple(self.decay) * (len(sizes) if len(self.decay) == 1 else 1)
-        threshold = float(self.restart_threshold)
+        settings = {
+            "restart_threshold": float(self.restart_threshold),
+            "commitment_weight": weight,
+            "normalize": self.normalize,
+            "start": self.start,
+        }
         return tuple(
-            init_codebook(key, size, dim, decay=float(decay), restart_threshold=threshold, commitment_weight=weight)
+            init_codebook(key, size, dim, decay=float(decay), **settings)
             for key, size, decay in zip(keys, sizes, decays, strict=True)
         )

@@ -8,10 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
 from rqjax.quantize import soft
-from rqjax.quantize.distance import nearest
+from rqjax.quantize.distance import distances, nearest
+from rqjax.quantize.dropout import keep_first
+from rqjax.quantize.gradient import rotate, straight_through
 from rqjax.quantize.histogram import perplexity, usage
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.quantizer import Quantized
+
+BEGIN, DRAW, DROP = range(2**30, 2**30 + 3)
+"""Numbers of the keys of options, where those of depths never come: without options, the same keys are drawn from."""
 
 
 class Book:
@@ -52,6 +57,10 @@ class Book:
     def vectors(self, codes: Int[Array, "*grid"]) -> Float[Array, "*grid dim"]:
         """The vector of each code."""
         return self.table[codes]
+
+    def begin(self, x: Float[Array, "n dim"], key: Key[Array, ""]) -> "Book":
+        """The book that a training batch is searched in."""
+        return self
 
     def learn(
         self, x: Float[Array, "n dim"], codes: Int[Array, "n"], key: Key[Array, ""]
@@ -99,6 +108,10 @@ class ResidualQuantizer:
     commitment_weight: float = static(0.25)  # of the mean squared distance between vectors and partial sums
     update_once_per_step: bool = static(False)  # a shared book learns from all depths together, after the last
     restart_warning: float = static(0.5)  # share of restarted codes above which the metric `restart_warning` is 1
+    gradient: str = static("straight_through")  # or "rotation"
+    temperature: float = static(0.0)  # in training, codes are drawn from softmax(-distance / temperature); 0: nearest
+    dropout: float = static(0.0)  # in training, how likely a row of the first axis keeps only its first codes
+    dropout_from: int = static(1)  # it keeps this many or more, up to `depth`, drawn uniformly
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -139,8 +152,12 @@ class ResidualQuantizer:
         if self.parameters is not None:
             distance = jnp.stack(found.residuals) - jnp.stack(found.vectors)
             loss = loss + _mean_of_rows(distance.reshape(self.depth, *z.shape))
+        reached = partial[-1]
+        if train and self.dropout:
+            reached = keep_first(partial, jax.random.fold_in(key, DROP), self.dropout, self.dropout_from)
+        through = rotate if self.gradient == "rotation" else straight_through
         quantized = Quantized(
-            quantized=x + jax.lax.stop_gradient(partial[-1] - x),
+            quantized=through(x, reached),
             codes=codes,
             partial=partial,
             loss=loss,
@@ -155,7 +172,9 @@ class ResidualQuantizer:
         codes, vectors, residuals, partial, restarted = [], [], [], [], []
         for index in range(self.depth):
             which = 0 if len(books) == 1 else index
-            found = books[which].nearest(residual)
+            if train and which == index:
+                books[which] = books[which].begin(residual, jax.random.fold_in(jax.random.fold_in(key, BEGIN), index))
+            found = self._search(books[which], residual, key, index) if train else books[which].nearest(residual)
             step = books[which].vectors(found)  # from before the book learns
             if train and not together:
                 books[which], share = books[which].learn(residual, found, jax.random.fold_in(key, index))
@@ -171,6 +190,13 @@ class ResidualQuantizer:
             restarted = [share] * self.depth
         restarted = restarted or [jnp.zeros(())] * self.depth
         return Descent(codes, vectors, residuals, partial, restarted, tuple(books))
+
+    def _search(self, book: Book, x: Float[Array, "n dim"], key: Key[Array, ""], index: int) -> Int[Array, "n"]:
+        """The codes of a depth in training."""
+        if not self.temperature:
+            return book.nearest(x)
+        key = jax.random.fold_in(jax.random.fold_in(key, DRAW), index)
+        return jax.random.categorical(key, -distances(book.table, x) / self.temperature).astype(jnp.int32)
 
     def _metrics(self, codes: Int[Array, "*grid depth"], restarted: list[Array]) -> dict[str, Array]:
         shares = jnp.stack(restarted)

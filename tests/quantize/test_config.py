@@ -33,6 +33,18 @@ CONFIG = QuantizerConfig(codebook_size=(16,), depth=3)
         ({"kind": "fsq", "levels": (5,) * 6, "commitment_weight": 1.0}, "commitment_weight belongs to kind"),
         ({"kind": "simvq", "restart_threshold": 2.0}, "restart_threshold belongs to kind 'codebook', not 'simvq'"),
         ({"kind": "simvq", "codebook_size": (8, 8)}, "codebook_size has 2 sizes for depth 3"),
+        ({"start": "pca"}, "start is 'pca': expected one of normal, kmeans"),
+        ({"gradient": "reinforce"}, "gradient is 'reinforce': expected one of straight_through, rotation"),
+        ({"normalize": True}, "normalize is for depth 1, not 3"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": 0.5, "gradient": "rotation"}, "'rotation' diverges with drawn codes: set temperature=0"),
+        ({"dropout": 1.5}, "dropout is 1.5: expected a share"),
+        ({"dropout": 0.1, "dropout_from": 3}, "dropout_from is 3, depth 3: dropout needs 1 <= dropout_from < depth"),
+        ({"dropout": 0.1, "dropout_from": 0}, "dropout_from is 0"),
+        ({"kind": "fsq", "levels": (5,) * 6, "gradient": "rotation"}, "gradient belongs to kind 'codebook'"),
+        ({"kind": "fsq", "levels": (5,) * 6, "temperature": 1.0}, "temperature belongs to kind 'codebook'"),
+        ({"kind": "simvq", "start": "kmeans"}, "start belongs to kind 'codebook', not 'simvq'"),
+        ({"kind": "simvq", "normalize": True, "depth": 1}, "normalize belongs to kind 'codebook'"),
     ],
 )
 def test_values_that_make_no_quantizer_are_refused(changes, message):

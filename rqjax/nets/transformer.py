@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
@@ -67,6 +68,25 @@ def attention(
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
 
 
+def rope_angles(prefix: int, height: int, width: int, size: int) -> Float[np.ndarray, "tokens pairs"]:
+    """The angle by which each pair of a head's `size` features turns, for `prefix` tokens and then a grid's, by row.
+
+    A quarter of the features' frequencies, 1 to 1/10000, go with the row and a quarter with the column, both from 1 on;
+    tokens in front of the grid do not turn (RoPE, Su et al. 2021, along two axes). `size` is a multiple of 4.
+    """
+    frequency = 10000.0 ** (-np.arange(size // 4) / (size // 4))
+    row, column = (1 + x.reshape(-1, 1) for x in np.indices((height, width)))
+    grid = np.concatenate([row * frequency, column * frequency], axis=-1)
+    return np.concatenate([np.zeros((prefix, size // 2)), grid]).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b n heads size"], angles: Float[Array, "#b n pairs"]) -> Float[Array, "b n heads size"]:
+    """`x` with feature i and feature i + size / 2 of every head turned by an angle, as one pair; float32."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
 def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
     """A copy of a module with its matrices and biases in `dtype` but its norms in float32.
 
@@ -86,6 +106,9 @@ class BlockSettings:
     dropout: float = 0.0  # of both branches
     attention_dropout: float = 0.0  # of attention's probabilities
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
+    qk_norm: bool = False  # queries and keys of each head are normalised, with a learned scale (ViT-22B)
+    # two-dimensional rotary positions: tokens in front, rows and columns of the grid behind them; None: none
+    rope: tuple[int, int, int] | None = None
     dtype: DTypeLike = jnp.float32  # of computation
 
 
@@ -109,6 +132,10 @@ class Block(nnx.Module):
         self.key = dense(dim, split, dtype, rngs)
         self.value = dense(dim, split, dtype, rngs)
         self.proj = dense(split, dim, dtype, rngs, axis=(-2, -1))
+        if settings.qk_norm:
+            self.query_norm, self.key_norm = (
+                nnx.LayerNorm(split[1], epsilon=1e-6, use_bias=False, dtype=jnp.float32, rngs=rngs) for _ in range(2)
+            )
         self.norm2 = layer_norm(dim, rngs)
         self.up = dense(dim, 4 * dim, dtype, rngs)
         self.down = dense(4 * dim, dim, dtype, rngs)
@@ -120,8 +147,20 @@ class Block(nnx.Module):
         """The layer's output, with dropout where there is a key."""
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
         y = self.norm1(x)
-        y = attention(self.query(y), self.key(y), self.value(y), mask, k1, self.settings.attention_dropout)
+        query, keys = self._query_and_key(y, 0)
+        y = attention(query, keys, self.value(y), mask, k1, self.settings.attention_dropout)
         return self._rest(x, y, k2, k3)
+
+    def _query_and_key(self, y: Float[Array, "b n dim"], index: Index) -> tuple[Array, Array]:
+        """The queries and keys of `n` tokens, the first of which is token `index` of its row."""
+        query, keys, settings = self.query(y), self.key(y), self.settings
+        if settings.qk_norm:
+            query, keys = self.query_norm(query), self.key_norm(keys)
+        if settings.rope:
+            tokens = jnp.asarray(index).reshape(-1, 1) + jnp.arange(y.shape[1])
+            angles = jnp.asarray(rope_angles(*settings.rope, query.shape[-1]))[tokens]
+            query, keys = rotate(query, angles), rotate(keys, angles)
+        return query.astype(settings.dtype), keys.astype(settings.dtype)
 
     def extend(
         self,
@@ -135,9 +174,10 @@ class Block(nnx.Module):
         An `index` of shape [b] gives every row its own place.
         """
         y = self.norm1(x)
-        new = Cache(self.key(y), self.value(y))
+        query, keys = self._query_and_key(y, index)
+        new = Cache(keys, self.value(y))
         cache = jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), index), cache, new)
-        return self._rest(x, attention(self.query(y), cache.keys, cache.values, mask)), cache
+        return self._rest(x, attention(query, cache.keys, cache.values, mask)), cache
 
     def _rest(self, x: Array, attended: Array, k1: MaybeKey = None, k2: MaybeKey = None) -> Array:
         x = x + dropout(k1, self.proj(attended), self.settings.dropout)

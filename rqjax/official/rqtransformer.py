@@ -105,7 +105,9 @@ def rqtransformer_from_torch(state_dict: StateDict, config: RQTransformerConfig)
 
 
 def rqtransformer_to_torch(model: RQTransformer) -> dict[str, np.ndarray]:
-    """The official state dict of a model, in its order of keys."""
+    """The official state dict of a model, in its order of keys. Raises InputError for options that it does not have."""
+    if strange := [name for name, on in {"qk_norm": model.config.qk_norm, "rope": model.config.rope}.items() if on]:
+        raise InputError(f"a prior with {' and '.join(strange)} has no official form: export it to safetensors instead")
     state_dict = {}
     for key, tensor in export_arrays(entries(model), to_arrays(model)).items():
         state_dict[key] = tensor

@@ -1,5 +1,7 @@
 """The network of the RQ-Transformer: a body over positions, a head over the depths of one position."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -83,9 +85,10 @@ class RQTransformerNetwork(nnx.Module):
             self.input_mlp = dense(input_dim, dim, dtype, rngs)
         if head_emb_vqvae:
             self.head_mlp = dense(input_dim, dim, dtype, rngs)
+        of_head = dataclasses.replace(block, rope=None)  # depths lie on no grid
         self.body, self.head = (
-            Stack(dim=dim, layers=n, heads=h, block=block, remat=remat, rngs=rngs)
-            for n, h in zip(layers, heads, strict=True)
+            Stack(dim=dim, layers=n, heads=h, block=settings, remat=remat, rngs=rngs)
+            for n, h, settings in zip(layers, heads, (block, of_head), strict=True)
         )
         self.classifier = Classifier(dim, sizes, shared_cls_emb, dtype, rngs)
         if condition_length > 1:

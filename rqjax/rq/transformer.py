@@ -57,6 +57,8 @@ class RQTransformerConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.0
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
+    qk_norm: bool = False  # normalised queries and keys; no official form
+    rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
     dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
     remat: bool = True
     target: str = "soft"  # the distributions of the tokenizer's soft codes; "hard": the codes
@@ -95,6 +97,9 @@ class RQTransformerConfig:
                 f"codebook_size has {len(self.codebook_size)} sizes for depth {self.depth}: give one, or one a depth"
             )
         divides(self.dim, "dim", body_heads=self.body_heads, head_heads=self.head_heads)
+        if self.rope and self.dim // self.body_heads % 4:
+            size = self.dim // self.body_heads
+            raise InputError(f"rope with heads of {size} features (dim / body_heads): choose a multiple of 4")
         if min(self.classes, self.text_vocab) < 0 or (self.classes and self.text_vocab):
             raise InputError(f"classes={self.classes} and text_vocab={self.text_vocab}: at most one may be above 0")
         if self.text_vocab and self.text_length < 2:
@@ -136,6 +141,8 @@ class RQTransformerConfig:
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             sigmoid_gelu=self.sigmoid_gelu,
+            qk_norm=self.qk_norm,
+            rope=(self.condition.length, *self.code_shape) if self.rope else None,
             dtype=DTYPES[self.dtype],
         )
         network = RQTransformerNetwork(

@@ -1,4 +1,4 @@
-"""One codebook: nearest codes, moving averages of what fell on each code, restarts of codes that nothing fell on."""
+"""One codebook: moving averages of the vectors that fall on each code, and restarts of codes that none falls on."""
 
 import dataclasses
 import math
@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.quantize.distance import distances, nearest  # noqa: F401
 from rqjax.quantize.gradient import unit
-from rqjax.quantize.histogram import perplexity, usage  # noqa: F401
 from rqjax.quantize.kmeans import kmeans
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import Book

@@ -1,5 +1,6 @@
 """Residual quantization: a vector becomes a sum of `depth` codes, each the nearest to what those before left over."""
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ BEGIN, DRAW, DROP = range(2**30, 2**30 + 3)
 """Numbers of the keys of options, where those of depths never come: without options, the same keys are drawn from."""
 
 
-class Book:
+class Book(abc.ABC):
     """One book of codes, as a ResidualQuantizer searches it at each depth; with depth=1, that makes it a Quantizer.
 
     A subclass has a `size`, a `dim` and a `table`; or, without a table, its own `nearest` and `vectors`, and then no
@@ -32,14 +33,14 @@ class Book:
         return 0.0
 
     @property
+    @abc.abstractmethod
     def size(self) -> int:
         """The number of codes."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def dim(self) -> int:
         """The width of a vector."""
-        raise NotImplementedError
 
     @property
     def table(self) -> Float[Array, "codes dim"]:

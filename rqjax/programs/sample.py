@@ -76,7 +76,8 @@ def main(_: Sequence[str]) -> None:
     rows = _rows(stage.model.condition)
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
     draws = _draws(stage.model.streams)
-    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(SEED.value), BATCH.value, draws)))
+    key, fixed = jax.random.key(SEED.value), FIXED_POSITIONS.value
+    images = np.concatenate(list(sample(prior, tokenizer, labels, key, BATCH.value, draws, fixed_positions=fixed)))
     out = pathlib.Path(OUT.value)
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +128,21 @@ def _draws(streams: Sequence[str]) -> list[Draw]:
 
 
 def sample(
-    prior: Prior, tokenizer: Tokenizer, labels: np.ndarray, key: jax.Array, batch: int, draws: Draw | Sequence[Draw]
+    prior: Prior,
+    tokenizer: Tokenizer,
+    labels: np.ndarray,
+    key: jax.Array,
+    batch: int,
+    draws: Draw | Sequence[Draw],
+    *,
+    fixed_positions: bool = True,
 ) -> Iterator[np.ndarray]:
-    """uint8 images [<= batch, h, w, 3] for every label in turn, by one compiled program; the last may be fewer."""
+    """uint8 images [<= batch, h, w, 3] for every label in turn, by one compiled program; the last may be fewer.
+
+    `fixed_positions` is for DQ priors, see DQTransformer.generate.
+    """
     decode = jax.jit(lambda tokenizer, codes: to_uint8(tokenizer.decode_codes(codes)))
-    more = {"fixed_positions": FIXED_POSITIONS.value} if isinstance(prior, DQTransformer) else {}
+    more = {"fixed_positions": fixed_positions} if isinstance(prior, DQTransformer) else {}
     for i in range(0, len(labels), batch):
         part = labels[i : i + batch]
         whole = jnp.asarray(np.pad(part, (0, min(batch, len(labels)) - len(part)), mode="edge"))

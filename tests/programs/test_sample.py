@@ -10,11 +10,16 @@ DEPTHS, STREAMS = ("depth 1", "depth 2", "depth 3"), ("contents", "positions")
 
 @pytest.fixture
 def flags():
-    """Parses the words of a command line into the program's flags, and forgets them afterwards."""
-    yield lambda *words: sample.FLAGS(["sample", *words])
-    sample.FLAGS.unparse_flags()
-    for name in sample.FLAGS:
-        sample.FLAGS[name].unparse()
+    """Parses the words of a command line into the program's flags, which know no earlier ones."""
+
+    def parse(*words: str) -> None:
+        sample.FLAGS.unparse_flags()
+        for name in sample.FLAGS:
+            sample.FLAGS[name].unparse()
+        sample.FLAGS(["sample", *words])
+
+    yield parse
+    parse()
 
 
 def test_one_value_serves_all_depths_and_several_are_theirs(flags):
@@ -25,7 +30,7 @@ def test_one_value_serves_all_depths_and_several_are_theirs(flags):
 def test_positions_draw_as_contents_unless_they_have_flags_of_their_own(flags):
     flags("--top_k=300", "--top_p=0.9")
     assert sample._draws(STREAMS) == [Draw(top_k=300, top_p=0.9)] * 2
-    flags("--top_k=300", "--top_p=1", "--position_top_k=0", "--position_temperature=0.5")
+    flags("--top_k=300", "--position_top_k=0", "--position_temperature=0.5")
     assert sample._draws(STREAMS) == [Draw(top_k=300), Draw(temperature=0.5)]
 
 

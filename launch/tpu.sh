@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-restart=75 # RESTART of rqjax/hosts.py
+restart=75 # RESTART of rqjax/run/hosts.py
 
 say() { printf 'launch/tpu.sh: %s\n' "$1" >&2; }
 fail() { say "$1"; exit "${2:-2}"; }

@@ -1,4 +1,4 @@
-"""Ten steps of every stage with all that a mesh could change switched on: the runs of tests/test_pod.py."""
+"""Ten steps of every stage with all that a mesh could change switched on: the runs of tests/run/test_pod.py."""
 
 from rqjax.run.config import Config
 from tests.configs.tiny import get_config as tiny

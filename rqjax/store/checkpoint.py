@@ -16,6 +16,9 @@ from rqjax.store.arrays import Places, same_names, to_arrays
 from rqjax.store.stored import UNREADABLE, Checkpoint, checkpoints_of, steps
 
 T = TypeVar("T")
+MIN_PART = 2**20
+"""Bytes of an array that a device writes, at least, where several hold the same: each smaller cut costs a compiled
+slice and a file of its own."""
 
 
 class Checkpoints:
@@ -31,7 +34,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # a save that was cut off takes space that the next one may need
         )
         self._under_way = 0
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add(None, ocp.args.PyTreeSave, _arrays())
+        handlers.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
@@ -45,7 +51,7 @@ class Checkpoints:
         """
         if step == self.latest() or not (force or self._manager.should_save(step)):
             return False
-        items = {name: ocp.args.StandardSave(arrays) for name, arrays in _items(state).items()}
+        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in _items(state).items()}
         args = ocp.args.Composite(config=ocp.args.JsonSave(dict(config)), **items)
         with self._saving():
             self._manager.wait_until_finished()
@@ -107,6 +113,13 @@ def failing_disk(
         raise RunError(
             f"{workdir}: {failed()}: {happened}; {whole}: {remedy} and run the same command again"
         ) from error
+
+
+def _arrays() -> ocp.PyTreeCheckpointHandler:
+    """Writes trees of arrays; those that several devices hold whole are cut among them only where it is worth it."""
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_PART)
+    types = ((jax.Array, handler), (np.ndarray, ocp.type_handlers.NumpyHandler()))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(*types))
 
 
 def _fields(state: object) -> dict[str, object]:

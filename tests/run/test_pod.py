@@ -1,6 +1,7 @@
 """The slow proofs of a mesh: one answer on any, in several processes, in bfloat16; and what falls with devices."""
 
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -147,7 +148,7 @@ def test_ten_steps_are_the_same_on_any_mesh(variant, where, made, figures):
 @pytest.mark.parametrize("variant", ["rqvae", "dqvae"])
 def test_codebooks_split_by_code_are_those_that_are_whole(variant, made, figures):
     whole, parts = made(variant, "8x1"), made(variant, "8x1 split")
-    books = [name for name in whole.specs if re.search(r"codebooks/0/(embed|total)$", name)]
+    books = [name for name in whole.specs if re.search(mesh.CODEBOOK, name) and not name.endswith("count")]
     assert len(books) == 4  # the model's and its average's
     assert all(whole.specs[name] == jax.P() for name in books)
     assert all(parts.specs[name] == jax.P("data", None) for name in books)
@@ -242,10 +243,10 @@ def test_codes_drawn_from_soft_codes_are_the_same_on_any_mesh(made):
     assert all(np.array_equal(codes, found[0]) for codes in found)
 
 
-def quickstart(variant, dtype, folder, tokenizer=""):
-    """The mean of the last 20 losses of 200 steps of the quickstart, at half its batch."""
+def quickstart(variant, dtype, seed, folder, tokenizer=""):
+    """The losses of 200 steps of the quickstart, at half its batch."""
     flags = ["steps=200", "log_every=1", "save_every=200", "preview_every=1000", f"stage.model.dtype={dtype}"]
-    flags.append("data.batch=16")
+    flags += ["data.batch=16", f"seed={seed}"]
     flags += [f"stage.tokenizer_path={tokenizer}"] if tokenizer else []
     config = f"--config={HERE.parent / 'configs' / 'quickstart.py'}:{variant}"
     command = [sys.executable, "-m", "rqjax", "train", config, f"--workdir={folder}"]
@@ -264,18 +265,25 @@ def quick_tokenizers(tmp_path_factory):
 
 @pytest.mark.parametrize("model", ["rq", "dq"])
 def test_bfloat16_follows_float32(model, quick_tokenizers, figures):
-    """Losses of 200 steps of the quickstart's two stages, the mean of the last 20: within 2 %."""
-    for stage in (f"{model}vae", f"{model}transformer"):
-        tokenizer = quick_tokenizers / f"{model}vae-float32" if stage.endswith("former") else ""
-        loss = {}
-        for dtype in ("float32", "bfloat16"):
-            curve = quickstart(stage, dtype, quick_tokenizers / f"{stage}-{dtype}", tokenizer)
-            loss[dtype] = np.mean(curve[-20:])
-            assert loss[dtype] < 0.9 * curve[0]  # it learns
-        apart = loss["bfloat16"] / loss["float32"] - 1
-        figures(f"{stage}, bfloat16 to float32 after 200 steps", f"{100 * apart:+.2f} % of {loss['float32']:.4f}")
-        assert loss["bfloat16"] != loss["float32"]
-        assert abs(apart) < 0.02
+    """Losses of 200 steps of the quickstart's two stages, the mean of the last 20: within 2 % for the prior.
+
+    Which code of a young codebook dies and is drawn anew hangs on rounding, so that curves of a tokenizer part at once:
+    the last losses of an RQ-VAE differ by 7 % between two seeds, and by 6 % between the two types, of either sign. So a
+    tokenizer's mean over three seeds is compared, which has a standard error of 3.5 %: within 10 %.
+    """
+    for stage, seeds, bound in ((f"{model}vae", 3, 0.1), (f"{model}transformer", 1, 0.02)):
+        tokenizer = quick_tokenizers / f"{model}vae-float32-0" if stage.endswith("former") else ""
+        losses = {"float32": [], "bfloat16": []}
+        for seed, dtype in itertools.product(range(seeds), losses):
+            curve = quickstart(stage, dtype, seed, quick_tokenizers / f"{stage}-{dtype}-{seed}", tokenizer)
+            losses[dtype].append(np.mean(curve[-20:]))
+            assert losses[dtype][-1] < 0.9 * curve[0]  # it learns
+        whole, half = np.array(losses["float32"]), np.array(losses["bfloat16"])
+        apart = half / whole - 1
+        each = ", ".join(f"{100 * a:+.2f} %" for a in apart)
+        figures(f"{stage}, bfloat16 to float32 after 200 steps", f"{each} of {whole.mean():.4f}")
+        assert np.all(whole != half)
+        assert abs(half.mean() / whole.mean() - 1) < bound
 
 
 @pytest.mark.parametrize(("variant", "stack"), [("rqtransformer", "body_layers"), ("dqtransformer", "content_layers")])

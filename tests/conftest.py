@@ -1,14 +1,20 @@
 """Eight fake devices and a compilation cache, set before JAX is imported; golden cases; a table of figures."""
 
 import fcntl
+import gc
 import json
 import os
 import pathlib
 import shutil
 
 HERE = pathlib.Path(__file__).parent
-# tests compile far more than they compute: LLVM's optimisations would cost more than they save
-FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
+# tests compile far more than they compute: optimisations cost more than they save here, and so do a CPU's emitters of
+# fused kernels, which set up a compiler of their own for each (half of the time to compile a transformer)
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+)
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".cache" / "jax"))
@@ -22,6 +28,12 @@ import pytest  # noqa: E402
 from tests.golden.deterministic import det_array, det_image  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_collection_finish():
+    """Millions of objects live as long as a worker: walking over them often is 5 % of its time."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
 
 
 def equal(a, b) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
@@ -20,7 +19,7 @@ from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics
 from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, condition
-from rqjax.nets.init import DTYPES
+from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.nets.transformer import BlockSettings
 from rqjax.quantize.dynamic import Codes
@@ -125,7 +124,7 @@ class DQTransformerConfig:
                 dropout=self.dropout, attention_dropout=self.attention_dropout, dtype=DTYPES[self.dtype]
             ),
             remat=self.remat,
-            rngs=nnx.Rngs(key),
+            rngs=Rngs(key),
         )
         return DQTransformer(network, frozen(self))
 

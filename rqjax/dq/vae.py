@@ -13,7 +13,7 @@ from rqjax.dq.router import NAMES
 from rqjax.dq.routing import Routed, RoutingConfig, budget, route
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Metrics
-from rqjax.nets.init import DTYPES
+from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.dynamic import Codes
@@ -106,7 +106,7 @@ class DQVAEConfig:
             restart_threshold=self.restart_threshold,
             commitment_weight=self.commitment_weight,
         )
-        return DQVAE(config.network(nnx.Rngs(network_key)), quantizer, config)
+        return DQVAE(config.network(Rngs(network_key)), quantizer, config)
 
     def network(self, rngs: nnx.Rngs) -> Network:
         """The encoder with its router and the decoder, with random values."""

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rqjax.errors import InputError
+from rqjax.nets.init import Rngs
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,7 +27,7 @@ class ClassifierConfig:
 
     def init(self, key: jax.Array) -> "Classifier":
         """A new classifier."""
-        return Classifier(Network(self.width, self.classes, rngs=nnx.Rngs(key)))
+        return Classifier(Network(self.width, self.classes, rngs=Rngs(key)))
 
 
 class Network(nnx.Module):

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
+from rqjax.nets.init import Rngs
 
 # Output channels of VGG16's convolutions; each group ends in a tap and, but for the last, in a pooling.
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -64,7 +65,7 @@ class LPIPS(nnx.Module):
 
 def shapes(dtype: DTypeLike = jnp.float32) -> LPIPS:
     """LPIPS with shapes in place of arrays."""
-    return jax.eval_shape(lambda: LPIPS(dtype=dtype, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: LPIPS(dtype=dtype, rngs=Rngs(0)))
 
 
 def _unit(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.mesh import constrain, name_of
+from rqjax.nets.init import Rngs
 
 NORMAL = nnx.initializers.normal(0.02)
 """Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
@@ -201,7 +202,7 @@ class Stack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def make(key: Array) -> Block:
-            return Block(dim=dim, heads=heads, settings=block, rngs=nnx.Rngs(key))
+            return Block(dim=dim, heads=heads, settings=block, rngs=Rngs(key))
 
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
         self.layers = layers

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from flax import nnx
 
 from rqjax.nets.discriminator import Discriminator
+from rqjax.nets.init import Rngs
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, layer_entries, shapes_of
 
@@ -15,7 +15,7 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 def shapes(ndf: int, num_layers: int) -> Discriminator:
     """The shapes of a discriminator."""
-    return jax.eval_shape(lambda: Discriminator(ndf, num_layers, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: Discriminator(ndf, num_layers, rngs=Rngs(0)))
 
 
 def entries(ndf: int, num_layers: int) -> list[Entry]:

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics, Quantizer
 from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, check_range, condition
-from rqjax.nets.init import DTYPES
+from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.nets.transformer import BlockSettings
 from rqjax.quantize.pytree import pytree, static
@@ -162,7 +161,7 @@ class RQTransformerConfig:
             embedding_dropout=self.embedding_dropout,
             block=block,
             remat=self.remat,
-            rngs=nnx.Rngs(key),
+            rngs=Rngs(key),
         )
         return RQTransformer(network, frozen(self))
 

@@ -12,7 +12,7 @@ from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Quantized
 from rqjax.nets.autoencoder import Decoder, Encoder, conv
-from rqjax.nets.init import DTYPES
+from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import ResidualQuantizer
@@ -73,7 +73,7 @@ class RQVAEConfig:
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
         network_key, key = jax.random.split(key)
         config = frozen(self)
-        return RQVAE(Network(config, rngs=nnx.Rngs(network_key)), config.quantizer.init(key, config.code_dim), config)
+        return RQVAE(Network(config, rngs=Rngs(network_key)), config.quantizer.init(key, config.code_dim), config)
 
 
 class Network(nnx.Module):

@@ -17,7 +17,7 @@ from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Forward, Metrics, Tokenizer, TokenizerConfig
 from rqjax.nets.discriminator import GANS, Discriminator, discriminator_loss, generator_loss
-from rqjax.nets.init import DTYPES
+from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.lpips import LPIPS, REMEDY, shapes
 from rqjax.quantize.pytree import pytree
 
@@ -118,7 +118,7 @@ class Autoencode:
         c = self.config
         model_key, disc_key = jax.random.split(key)
         model = c.model.init(model_key)
-        disc = Discriminator(c.disc_ndf, c.disc_num_layers, rngs=nnx.Rngs(disc_key)) if c.disc_weight else None
+        disc = Discriminator(c.disc_ndf, c.disc_num_layers, rngs=Rngs(disc_key)) if c.disc_weight else None
         return AutoencodeState(
             step=jnp.zeros((), jnp.int32),
             model=model,

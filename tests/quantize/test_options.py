@@ -9,6 +9,7 @@ import pytest
 
 from rqjax.quantize import QuantizerConfig, ResidualQuantizer
 from rqjax.quantize.gradient import rotate, unit
+from tests.conftest import rounding
 
 KEY = jax.random.key(0)
 DIM = 6
@@ -167,19 +168,18 @@ def test_dropout_shortens_some_rows_and_changes_nothing_else():
     z = jax.random.normal(jax.random.key(1), (2000, 2, DIM))
     plain, dropping = make(depth=4), make(depth=4, dropout=0.3, dropout_from=2)
     (a, after_a), (b, after_b) = encode(plain, z, KEY, train=True), encode(dropping, z, KEY, train=True)
-    for x, y in zip(
-        jax.tree.leaves((a.codes, a.partial, a.loss, after_a)),
-        jax.tree.leaves((b.codes, b.partial, b.loss, after_b)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(a.codes, b.codes)
+    ours, theirs = (jax.tree.leaves(found) for found in ((a.partial, a.loss, after_a), (b.partial, b.loss, after_b)))
+    for x, y in zip(ours, theirs, strict=True):  # of two programs: sums over at most the vectors, and over depths
+        np.testing.assert_allclose(x, y, rtol=0, atol=rounding(4000 + 4, float(jnp.abs(x).max())))
     distance = jnp.abs(b.quantized - b.partial).max(axis=-1)  # [depth row 2]
     depth = np.asarray(jnp.argmin(distance, axis=0)) + 1
     np.testing.assert_array_equal(depth[:, 0], depth[:, 1])  # a row as a whole
     share = np.bincount(depth[:, 0], minlength=5) / 2000
     np.testing.assert_allclose(share, [0, 0, 0.1, 0.1, 0.8], atol=0.04)
     evaluated, _ = encode(dropping, z, KEY, train=False)
-    np.testing.assert_array_equal(evaluated.quantized, encode(plain, z, KEY, train=False)[0].quantized)
+    expected = encode(plain, z, KEY, train=False)[0].quantized
+    np.testing.assert_allclose(evaluated.quantized, expected, rtol=0, atol=rounding(4, float(jnp.abs(expected).max())))
 
 
 def test_fsq_and_simvq_take_dropout_too(z):

@@ -156,7 +156,7 @@ def _discriminator() -> dict[str, np.ndarray]:
     zeros = jax.tree.map(
         lambda x: np.zeros(x.shape, np.float32), jax.eval_shape(lambda: Discriminator(8, 1, rngs=nnx.Rngs(0)))
     )
-    return discriminator_to_torch(8, 1, zeros)
+    return discriminator_to_torch(zeros)
 
 
 def write(family: str, folder: pathlib.Path, **changes) -> tuple[str, str]:

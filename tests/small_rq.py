@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch
+from rqjax.official.convert import import_model
+from rqjax.official.rqtransformer import rqtransformer_config
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
@@ -82,7 +83,7 @@ def load(golden, name):
     labels = jnp.asarray(case.data["cond"], jnp.int32)
     state_dict = case.state_dict()
     state_dict.pop("tok_emb.offsets", None)
-    model = rqtransformer_from_torch(state_dict, config)
+    model = import_model(state_dict, config)
     # the rule for weights filled this integer buffer with fractions, which PyTorch cut to 0
     model.network.offsets = (0,) * config.depth
     return case, model, quantizer, labels if config.text_vocab else labels[:, 0]

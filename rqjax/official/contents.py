@@ -76,10 +76,9 @@ def contents(run: Run, state_dict: StateDict) -> dict[str, dict[str, np.ndarray]
     """An official checkpoint of a run: its model's state dict, its discriminator, and what its import had kept."""
     stage, tensors, path = run.config.stage, {}, pathlib.Path(run.path) / REST
     if isinstance(stage, AutoencodeConfig) and run.has("discriminator"):
-        sizes = stage.disc_ndf, stage.disc_num_layers
-        critic = run.item("discriminator", discriminator.shapes(*sizes))
+        critic = run.item("discriminator", discriminator.shapes(stage.disc_ndf, stage.disc_num_layers))
         prefix = APART if isinstance(stage.model, RQVAEConfig) else INSIDE
-        tensors = {prefix + key: x for key, x in discriminator.to_torch(*sizes, critic).items()}
+        tensors = {prefix + key: x for key, x in discriminator.to_torch(critic).items()}
     tensors |= load_safetensors(path)[0] if path.is_file() else {}
     apart = {key.removeprefix(APART): x for key, x in tensors.items() if key.startswith(APART)}
     inside = {key: x for key, x in tensors.items() if not key.startswith(APART)}

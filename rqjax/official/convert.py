@@ -1,25 +1,25 @@
 """Official state dicts as models of ours, and back."""
 
 from collections.abc import Mapping
+from types import ModuleType
 
 import jax
 import numpy as np
 
-from rqjax.dq.transformer import DQTransformer, DQTransformerConfig
-from rqjax.dq.vae import DQVAE, DQVAEConfig
+from rqjax.dq.transformer import DQTransformer
+from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
+from rqjax.official import dqtransformer, dqvae, rqtransformer, rqvae
 from rqjax.official.documents import ModelConfig, model_config
-from rqjax.official.dqtransformer import dqtransformer_from_torch, dqtransformer_to_torch
-from rqjax.official.dqvae import dqvae_from_torch, dqvae_to_torch
-from rqjax.official.rqtransformer import rqtransformer_from_torch, rqtransformer_to_torch
-from rqjax.official.rqvae import rqvae_from_torch, rqvae_to_torch
-from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
-from rqjax.rq.vae import RQVAE, RQVAEConfig
-from rqjax.torchfile.table import StateDict
+from rqjax.rq.transformer import RQTransformer
+from rqjax.rq.vae import RQVAE
+from rqjax.torchfile.table import StateDict, export_arrays, import_arrays
 
 FIRST_STAGE = "first_stage_model."
 """The prefix of the tokenizer's keys in a DQ stage-2 checkpoint."""
 Model = RQVAE | RQTransformer | DQVAE | DQTransformer
+FORMS: dict[type, ModuleType] = {RQVAE: rqvae, RQTransformer: rqtransformer, DQVAE: dqvae, DQTransformer: dqtransformer}
+"""Modules with the `entries` of a model, and the part of a state dict that is `held` in them."""
 
 
 def from_torch(state_dict: StateDict, config: Mapping[str, object]) -> Model:
@@ -34,15 +34,9 @@ def from_torch(state_dict: StateDict, config: Mapping[str, object]) -> Model:
 
 def import_model(state_dict: StateDict, config: ModelConfig) -> Model:
     """As from_torch, for a configuration of ours."""
-    match config:
-        case RQVAEConfig():
-            return rqvae_from_torch(state_dict, config)
-        case RQTransformerConfig():
-            return rqtransformer_from_torch(state_dict, config)
-        case DQVAEConfig():
-            return dqvae_from_torch(state_dict, config)
-        case DQTransformerConfig():
-            return dqtransformer_from_torch(state_dict, config)
+    like = jax.eval_shape(config.init, jax.random.key(0))
+    form = FORMS[type(like)]
+    return import_arrays(form.entries(like), form.held(state_dict, like), like)
 
 
 def to_torch(model: object, tokenizer: object = None) -> dict[str, np.ndarray]:
@@ -51,18 +45,15 @@ def to_torch(model: object, tokenizer: object = None) -> dict[str, np.ndarray]:
     That of a DQ prior holds its `tokenizer` (a DQVAE) too, and one mask, a single array, under the keys of all layers;
     other models leave it out. Raises InputError for a model that the official code does not have.
     """
-    match model:
-        case RQVAE():
-            return rqvae_to_torch(model)
-        case RQTransformer():
-            return rqtransformer_to_torch(model)
-        case DQVAE():
-            return dqvae_to_torch(model)
-        case DQTransformer():
-            first = dqvae_to_torch(tokenizer) if isinstance(tokenizer, DQVAE) else {}
-            return {FIRST_STAGE + key: x for key, x in first.items()} | dqtransformer_to_torch(model)
-        case _:
-            raise InputError(f"a {type(model).__name__} has no official form: expected an RQ or a DQ model")
+    if type(model) not in FORMS:
+        raise InputError(f"a {type(model).__name__} has no official form: expected an RQ or a DQ model")
+    tensors = export_arrays(FORMS[type(model)].entries(model), model)
+    if isinstance(model, RQTransformer):
+        return rqtransformer.with_offsets(tensors, model)
+    if isinstance(model, DQTransformer):
+        first = to_torch(tokenizer) if isinstance(tokenizer, DQVAE) else {}
+        return {FIRST_STAGE + key: x for key, x in first.items()} | dqtransformer.with_masks(tensors)
+    return tensors
 
 
 def first_stage(state_dict: StateDict) -> dict[str, np.ndarray]:

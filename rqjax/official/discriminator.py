@@ -7,8 +7,7 @@ import numpy as np
 
 from rqjax.nets.discriminator import Discriminator
 from rqjax.nets.init import Rngs
-from rqjax.store.arrays import to_arrays
-from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, layer_entries, shapes_of
+from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_arrays, layer_entries, shapes_of
 
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -18,17 +17,14 @@ def shapes(ndf: int, num_layers: int) -> Discriminator:
     return jax.eval_shape(lambda: Discriminator(ndf, num_layers, rngs=Rngs(0)))
 
 
-def entries(ndf: int, num_layers: int) -> list[Entry]:
+def entries(critic: Discriminator) -> Iterator[Entry]:
     """Where each tensor lives; the official layers are numbered through the activations, one in three."""
-    return list(_entries(num_layers, shapes_of(shapes(ndf, num_layers))))
-
-
-def _entries(num_layers: int, ours: dict[str, tuple[int, ...]]) -> Iterator[Entry]:
+    ours, blocks = shapes_of(critic), len(critic.blocks)
     yield from layer_entries("main.0", "conv_in", ours)
-    for i in range(num_layers):
+    for i in range(blocks):
         yield from layer_entries(f"main.{3 * i + 2}", f"blocks/{i}/conv", ours)
         yield from layer_entries(f"main.{3 * i + 3}", f"blocks/{i}/norm", ours)
-    yield from layer_entries(f"main.{3 * num_layers + 2}", "conv_out", ours)
+    yield from layer_entries(f"main.{3 * blocks + 2}", "conv_out", ours)
 
 
 def from_torch(ndf: int, num_layers: int, state_dict: StateDict) -> Discriminator:
@@ -36,14 +32,15 @@ def from_torch(ndf: int, num_layers: int, state_dict: StateDict) -> Discriminato
 
     Raises InputError naming keys that are missing, unknown or of another shape.
     """
+    like = shapes(ndf, num_layers)
     kept = {key: tensor for key, tensor in state_dict.items() if not key.endswith(RUNNING)}
-    return import_tree(entries(ndf, num_layers), kept, shapes(ndf, num_layers))
+    return import_arrays(entries(like), kept, like)
 
 
-def to_torch(ndf: int, num_layers: int, discriminator: Discriminator) -> dict[str, np.ndarray]:
+def to_torch(critic: Discriminator) -> dict[str, np.ndarray]:
     """The official state dict, running statistics as PyTorch initialises them: only evaluation would read those."""
     state_dict = {}
-    for key, tensor in export_arrays(entries(ndf, num_layers), to_arrays(discriminator)).items():
+    for key, tensor in export_arrays(entries(critic), critic).items():
         state_dict[key] = tensor
         _, layer, name = key.split(".")
         if name == "bias" and layer != "0" and int(layer) % 3 == 0:

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from rqjax.dq.router import NAMES
 from rqjax.dq.transformer import DQTransformer, DQTransformerConfig
 from rqjax.official.layers import stack_entries
 from rqjax.official.section import AGREE, Section
-from rqjax.store.arrays import to_arrays
-from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, layer_entries, shapes_of
+from rqjax.torchfile.table import Entry, StateDict, layer_entries, shapes_of
 
 PREFIX = "transformer."
 """The prefix of the transformer's keys in a stage-2 checkpoint."""
@@ -99,21 +97,15 @@ def entries(model: DQTransformer) -> Iterator[Entry]:
         yield from layer_entries(f"{name}_head.1", f"network/{name}_head", shapes)
 
 
-def dqtransformer_from_torch(state_dict: StateDict, config: DQTransformerConfig) -> DQTransformer:
-    """The model, of NumPy arrays, of a whole stage-2 state dict or of its transformer alone.
-
-    Raises InputError naming keys that are missing, unknown or of another shape.
-    """
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    part = {key.removeprefix(PREFIX): value for key, value in state_dict.items() if key.startswith(PREFIX)}
-    tensors = {key: value for key, value in (part or state_dict).items() if not key.endswith(f".{MASK}")}
-    return import_tree(entries(like), tensors, like)
+def held(state_dict: StateDict, _: DQTransformer) -> StateDict:
+    """The transformer's part of a stage-2 state dict (or of its own), without the masks."""
+    part = {key.removeprefix(PREFIX): tensor for key, tensor in state_dict.items() if key.startswith(PREFIX)}
+    return {key: tensor for key, tensor in (part or state_dict).items() if not key.endswith(f".{MASK}")}
 
 
-def dqtransformer_to_torch(model: DQTransformer) -> dict[str, np.ndarray]:
-    """The transformer's part of an official state dict, in its order of keys; all masks are one and the same array."""
-    tensors, state_dict = export_arrays(entries(model), to_arrays(model)), {}
-    size = tensors["pos_emb"].shape[1]
+def with_masks(tensors: StateDict) -> dict[str, np.ndarray]:
+    """The transformer's part of a stage-2 state dict, given its tensors; all masks are one and the same array."""
+    state_dict, size = {}, tensors["pos_emb"].shape[1]
     mask = np.tril(np.ones((1, 1, size, size), np.float32))
     for key, tensor in tensors.items():
         if key.endswith(".attn.key.weight"):

@@ -1,22 +1,15 @@
 """The official DQ-VAE: its `model` section as a config of ours, and its state dict as a model of ours, both ways."""
 
-import dataclasses
 import re
-from collections.abc import Iterator
-
-import jax
-import numpy as np
 
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
-from rqjax.official.layers import codebook_entries, in_order, network_entries
+from rqjax.official.layers import autoencoder_entries
 from rqjax.official.section import AGREE, Section
 from rqjax.official.thresholds import threshold
-from rqjax.store.arrays import to_arrays
-from rqjax.torchfile.table import Entry, Shapes, StateDict, export_arrays, import_tree, shapes_of
+from rqjax.torchfile.table import Entry, Shapes, StateDict, shapes_of
 
-CODEBOOK = "quantizer"
 MODELS = {
     "dqvae_dual_feat.DualGrainVQModel": 2,
     "dqvae_dual_entropy.DualGrainVQModel": 2,
@@ -46,11 +39,11 @@ BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
 """The shares that each budget is told, coarser first, and the grids that it takes for granted if it isn't told."""
 
 
-def dqvae_config(model: object, entropy_bins: str = "0_1", place: str = "model") -> DQVAEConfig:
+def dqvae_config(model: object, place: str = "model") -> DQVAEConfig:
     """Our config for the `model` section of an official file, which is at `place` there.
 
-    Options of training are accepted and left to others. The published tables and weights mean entropy bins "0_1".
-    Raises InputError naming unknown keys, and for values that we do not support.
+    Options of training are accepted and left to others. Raises InputError naming unknown keys, and for values that we
+    do not support.
     """
     top = Section(model, place)
     top.ignore("base_learning_rate", "learning_rate", "min_learning_rate")
@@ -82,9 +75,8 @@ def dqvae_config(model: object, entropy_bins: str = "0_1", place: str = "model")
     if by_entropy := "entropy" in kind:
         params.expect(AGREE, entropy_patch_size=patch, image_size=config.resolution)
     loss = _loss(params.section("lossconfig"))
-    route = _by_entropy(encoder, entropy_bins, patch) if by_entropy else _by_features(encoder, loss, grids)
+    config.routing = _by_entropy(encoder, patch) if by_entropy else _by_features(encoder, loss, grids)
     top.finish()
-    config = dataclasses.replace(config, routing=route)
     config.check()
     return config
 
@@ -107,17 +99,15 @@ def _loss(part: Section) -> Section:
     return loss
 
 
-def _by_entropy(encoder: Section, bins: str, patch: int) -> RoutingConfig:
+def _by_entropy(encoder: Section, patch: int) -> RoutingConfig:
     _, router = encoder.section("router_config").instance("RouterDual.DualGrainFixedEntropyRouter")
     encoder.expect(AGREE, required=True, update_router=False)
     spellings = [key for key in ("fine_grain_ratito", "fine_grain_ratio") if router.has(key)]
     if len(ratios := {router.number(key) for key in spellings or ["fine_grain_ratito"]}) != 1:
         raise InputError(f"fine_grain_ratito and fine_grain_ratio are {sorted(ratios)}: give one of them")
     ratio = ratios.pop()
-    cut = threshold(router.text("json_path"), ratio, bins, patch)
-    return RoutingConfig(
-        router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, entropy_bins=bins, thresholds=(cut,)
-    )
+    cut = threshold(router.text("json_path"), ratio, patch)
+    return RoutingConfig(router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, thresholds=(cut,))
 
 
 def _by_features(encoder: Section, loss: Section, grids: tuple[int, ...]) -> RoutingConfig:
@@ -149,11 +139,10 @@ def _budget(loss: Section, grids: tuple[int, ...]) -> tuple[tuple[float, ...], f
     return tuple(budget.number(name, 0.0) for name in names), weight
 
 
-def entries(model: DQVAE) -> Iterator[Entry]:
+def entries(model: DQVAE) -> list[Entry]:
     """Where each tensor lives; `model` may hold shapes."""
     shapes = shapes_of(model)
-    yield from network_entries(shapes, _renames(shapes))
-    yield from codebook_entries("quantize.codebook", CODEBOOK, shapes)
+    return autoencoder_entries(shapes, {"quantize.codebook": "quantizer"}, _renames(shapes))
 
 
 def _renames(shapes: Shapes) -> dict[str, str]:
@@ -165,19 +154,10 @@ def _renames(shapes: Shapes) -> dict[str, str]:
     return renames | ({"gate.1": "gate.2"} if has("router/gate/1") else {"gate.0": "gate"})
 
 
-def dqvae_from_torch(state_dict: StateDict, config: DQVAEConfig) -> DQVAE:
-    """The model, of NumPy arrays, that an official state dict holds.
+def held(state_dict: StateDict, model: DQVAE) -> StateDict:
+    """The state dict without its losses, and where no positions are added without the tables that it has all the same.
 
-    Keys of its losses (`loss.*`) are left to others. Where the config's position is "none", so are position tables: the
-    release saves some that it never applies. Raises InputError naming keys that are missing, unknown or of another
-    shape.
+    The release saves some that it never applies.
     """
-    unused = ("loss.", "decoder.position_bias.") if config.position == "none" else ("loss.",)
-    kept = {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    return import_tree(entries(like), kept, like)
-
-
-def dqvae_to_torch(model: DQVAE) -> dict[str, np.ndarray]:
-    """The official state dict of a model, in its order of keys, without `loss.*`: the inverse of dqvae_from_torch."""
-    return in_order(export_arrays(entries(model), to_arrays(model)))
+    unused = ("loss.", "decoder.position_bias.") if model.config.position == "none" else ("loss.",)
+    return {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}

@@ -1,10 +1,9 @@
-"""Entries of the layers that official models have in common, and the order of their state dicts."""
+"""Entries of what official models have in common: transformer blocks, and whole autoencoders in their order."""
 
+import types
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
-from rqjax.torchfile.table import Entry, Shapes, StateDict, layer_entries
+from rqjax.torchfile.table import Entry, Shapes, layer_entries
 
 NETWORK = "network/"
 BLOCK = {
@@ -33,25 +32,30 @@ def stack_entries(key: str, path: str, shapes: Shapes) -> Iterator[Entry]:
             yield from layer_entries(f"{key}.{layer}.{theirs}", f"{path}/{ours}", shapes, layer)
 
 
-def network_entries(shapes: Shapes, renames: Mapping[str, str]) -> Iterator[Entry]:
-    """The entries of a network whose layers have official names, but for `renames` (parts of ours to official ones)."""
+def autoencoder_entries(
+    shapes: Shapes, codebooks: Mapping[str, str], renames: Mapping[str, str] = types.MappingProxyType({})
+) -> list[Entry]:
+    """The entries of an autoencoder, in the order of official files.
+
+    Its network's layers have official names, but for `renames` (parts of ours to official ones). `codebooks` has our
+    path of each official codebook, whose table has a row more than codes, never looked up: our `padding`.
+    """
+    found: list[Entry] = []
     for path in dict.fromkeys(name.rpartition("/")[0] for name in shapes if name.startswith(NETWORK)):
         key = path.removeprefix(NETWORK).replace("/", ".")
         for ours, theirs in renames.items():
             key = key.replace(ours, theirs)
-        yield from layer_entries(key, path, shapes)
+        found += layer_entries(key, path, shapes)
+    for key, path in codebooks.items():
+        codes, dim = shapes[f"{path}/embed"]
+        found += [
+            Entry(f"{key}.weight", f"{path}/embed", (codes + 1, dim), rows=slice(codes)),
+            Entry(f"{key}.weight", f"{path}/padding", (codes + 1, dim), rows=codes),
+            Entry(f"{key}.cluster_size_ema", f"{path}/count", (codes,)),
+            Entry(f"{key}.embed_ema", f"{path}/total", (codes, dim)),
+        ]
+    return sorted(found, key=_rank)
 
 
-def codebook_entries(key: str, path: str, shapes: Shapes) -> Iterator[Entry]:
-    """The entries of a codebook. The official table has a row more than codes, never looked up: our `padding`."""
-    codes, dim = shapes[f"{path}/embed"]
-    yield Entry(f"{key}.weight", f"{path}/embed", (codes + 1, dim), rows=slice(codes))
-    yield Entry(f"{key}.weight", f"{path}/padding", (codes + 1, dim), rows=codes)
-    yield Entry(f"{key}.cluster_size_ema", f"{path}/count", (codes,))
-    yield Entry(f"{key}.embed_ema", f"{path}/total", (codes, dim))
-
-
-def in_order(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """The state dict of an autoencoder in the order of official files."""
-    rank = lambda key: [int(word) if word.isdigit() else ORDER.index(word) for word in key.split(".")]  # noqa: E731
-    return {key: state_dict[key] for key in sorted(state_dict, key=rank)}
+def _rank(entry: Entry) -> list[int]:
+    return [int(word) if word.isdigit() else ORDER.index(word) for word in entry.key.split(".")]

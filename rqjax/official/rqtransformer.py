@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from rqjax.errors import InputError
 from rqjax.official.layers import stack_entries
 from rqjax.official.section import AGREE, Section
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
-from rqjax.store.arrays import to_arrays
-from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, layer_entries, shapes_of
+from rqjax.torchfile.table import Entry, StateDict, layer_entries, shapes_of
 
 FLAGS = ("input_emb_vqvae", "head_emb_vqvae", "cumsum_depth_ctx", "shared_tok_emb", "shared_cls_emb")
 OFFSETS = "tok_emb.offsets"
@@ -74,7 +72,12 @@ def _stack(stack: Section, name: str, dim: int) -> tuple[dict[str, Any], dict[st
 
 
 def entries(model: RQTransformer) -> Iterator[Entry]:
-    """Where each tensor lives, in the order of the official files; `model` may hold shapes."""
+    """Where each tensor lives, in the order of the official files; `model` may hold shapes.
+
+    Raises InputError for options that the official model does not have.
+    """
+    if strange := [name for name in ("qk_norm", "rope") if getattr(model.config, name)]:
+        raise InputError(f"a prior with {' and '.join(strange)} has no official form: export it to safetensors instead")
     shapes = shapes_of(model)
     for name in ("pos_emb_cond", "pos_emb_hw", "pos_emb_d"):
         yield Entry(name, f"network/{name}", (1, *shapes[f"network/{name}"]))
@@ -92,25 +95,20 @@ def entries(model: RQTransformer) -> Iterator[Entry]:
             yield from layer_entries(f"{name}.linear", path, shapes)
 
 
-def rqtransformer_from_torch(state_dict: StateDict, config: RQTransformerConfig) -> RQTransformer:
-    """The model, of NumPy arrays, that an official state dict holds.
-
-    Raises InputError naming keys that are missing, unknown or of another shape.
-    """
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    found = tuple(np.asarray(state_dict.get(OFFSETS, like.network.offsets)).tolist())
-    if found != like.network.offsets:
-        raise InputError(f"{OFFSETS} is {found}, the vocabularies say {like.network.offsets}: check vocab_size")
-    return import_tree(entries(like), {key: x for key, x in state_dict.items() if key != OFFSETS}, like)
+def held(state_dict: StateDict, model: RQTransformer) -> StateDict:
+    """The state dict without the offsets of its embeddings. Raises InputError if they are not those of the model."""
+    offsets = model.network.offsets
+    found = tuple(np.asarray(state_dict.get(OFFSETS, offsets)).tolist())
+    if found != offsets:
+        raise InputError(f"{OFFSETS} is {found}, the vocabularies say {offsets}: check vocab_size")
+    return {key: tensor for key, tensor in state_dict.items() if key != OFFSETS}
 
 
-def rqtransformer_to_torch(model: RQTransformer) -> dict[str, np.ndarray]:
-    """The official state dict of a model, in its order of keys. Raises InputError for options that it does not have."""
-    if strange := [name for name, on in {"qk_norm": model.config.qk_norm, "rope": model.config.rope}.items() if on]:
-        raise InputError(f"a prior with {' and '.join(strange)} has no official form: export it to safetensors instead")
+def with_offsets(tensors: StateDict, model: RQTransformer) -> dict[str, np.ndarray]:
+    """The official state dict of a model, given its tensors: with offsets where depths have embeddings of their own."""
     state_dict = {}
-    for key, tensor in export_arrays(entries(model), to_arrays(model)).items():
+    for key, tensor in tensors.items():
         state_dict[key] = tensor
-        if key == "tok_emb.weight" and any(model.network.offsets):  # depths have embeddings of their own
+        if key == "tok_emb.weight" and any(model.network.offsets):
             state_dict[OFFSETS] = np.array(model.network.offsets, np.int64)
     return state_dict

@@ -1,20 +1,15 @@
 """The official RQ-VAE: its `arch` section as a config of ours, and its state dict as a model of ours, both ways."""
 
 import re
-from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from rqjax.errors import InputError
-from rqjax.official.layers import codebook_entries, in_order, network_entries
+from rqjax.official.layers import autoencoder_entries
 from rqjax.official.section import Section
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
-from rqjax.store.arrays import to_arrays
-from rqjax.torchfile.table import Entry, StateDict, export_arrays, import_tree, shapes_of
-
-CODEBOOK = "quantizer/codebooks/{}"
+from rqjax.torchfile.table import Entry, StateDict, shapes_of
 
 
 def rqvae_config(arch: object) -> RQVAEConfig:
@@ -54,33 +49,20 @@ def rqvae_config(arch: object) -> RQVAEConfig:
     return config
 
 
-def entries(model: RQVAE) -> Iterator[Entry]:
+def entries(model: RQVAE) -> list[Entry]:
     """Where each tensor lives; `model` may hold shapes. The release has a copy of a shared codebook for each depth."""
     shapes, settings = shapes_of(model), model.config.quantizer
     if settings.kind != "codebook":
         raise InputError(f"a quantizer of kind {settings.kind} has no official form: only codebook has")
-    yield from network_entries(shapes, {})
-    shared = f"{CODEBOOK.format(1)}/embed" not in shapes
-    for index in range(settings.depth):
-        book = 0 if shared else index
-        yield from codebook_entries(f"quantizer.codebooks.{index}", CODEBOOK.format(book), shapes)
+    books = range(settings.depth) if len(settings.codebook_size) > 1 else (0,) * settings.depth
+    codebooks = {f"quantizer.codebooks.{i}": f"quantizer/codebooks/{book}" for i, book in enumerate(books)}
+    return autoencoder_entries(shapes, codebooks)
 
 
-def rqvae_from_torch(state_dict: StateDict, config: RQVAEConfig) -> RQVAE:
-    """The model, of NumPy arrays, that an official state dict holds.
-
-    Raises InputError naming keys that are missing, unknown or of another shape, and for copies of a shared codebook
-    that are not equal.
-    """
-    like = jax.eval_shape(config.init, jax.random.key(0))
-    model = import_tree(entries(like), state_dict, like)
-    for key, tensor in state_dict.items() if len(config.quantizer.codebook_size) == 1 else ():
+def held(state_dict: StateDict, model: RQVAE) -> StateDict:
+    """The state dict itself. Raises InputError for copies of a shared codebook that are not equal."""
+    for key, tensor in state_dict.items() if len(model.config.quantizer.codebook_size) == 1 else ():
         first = re.sub(r"^quantizer\.codebooks\.\d+", "quantizer.codebooks.0", key)
-        if first != key and not np.array_equal(tensor, state_dict[first], equal_nan=True):
+        if not np.array_equal(tensor, state_dict.get(first, tensor), equal_nan=True):
             raise InputError(f"{key} differs from {first}: the config says they are one: set shared_codebook false")
-    return model
-
-
-def rqvae_to_torch(model: RQVAE) -> dict[str, np.ndarray]:
-    """The official state dict of a model, in its order of keys."""
-    return in_order(export_arrays(entries(model), to_arrays(model)))
+    return state_dict

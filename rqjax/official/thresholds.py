@@ -10,15 +10,15 @@ PUBLISHED = pathlib.Path(__file__).parent.parent / "assets" / "entropy_threshold
 """Of each published table the percentiles that any published config asks for; bins "0_1", patches of 16."""
 
 
-def threshold(path: str, ratio: float, bins: str, patch: int) -> float:
+def threshold(path: str, ratio: float, patch: int) -> float:
     """The entropy above which a region is fine, by the table `path`, or by the published one of that name.
 
-    Raises InputError for a ratio outside [0, 1], tables of other bins or patches, and percentiles that are not known
-    here.
+    Published weights mean entropy bins "0_1". Raises InputError for a ratio outside [0, 1], tables of other bins or
+    patches, and percentiles that are not known here.
     """
     try:
         regular = pathlib.Path(path).is_file()  # a device is none, and may never end
-        values = read_thresholds(path, bins, patch).values if regular else _published(path, bins, patch)
+        values = read_thresholds(path, "0_1", patch) if regular else _published(path, patch)
         return threshold_for(values, ratio)
     except KeyError as error:
         raise InputError(f"percentile {error} of {path!a} is not known here: put that file there") from None
@@ -26,10 +26,10 @@ def threshold(path: str, ratio: float, bins: str, patch: int) -> float:
         raise InputError(str(error)) from None
 
 
-def _published(path: str, bins: str, patch: int) -> dict[int, float]:
+def _published(path: str, patch: int) -> dict[int, float]:
     tables, name = json.loads(PUBLISHED.read_text()), pathlib.PurePath(path).name
     if name not in tables:
         raise InputError(f"the threshold table {path!a} cannot be read: put that file there")
-    if (bins, patch) != ("0_1", 16):
-        raise InputError(f"{name} is for bins 0_1 and patches of 16, not {bins} and {patch}: compute a table for this")
+    if patch != 16:
+        raise InputError(f"{name} is for patches of 16, not {patch}: compute a table for this")
     return {int(percentile): value for percentile, value in tables[name].items()}

@@ -13,7 +13,7 @@ from absl import flags
 from rqjax import data
 from rqjax.data.images import to_float
 from rqjax.errors import InputError
-from rqjax.quantize.entropy import BINS, ThresholdTable, patch_entropy, thresholds, write_thresholds
+from rqjax.quantize.entropy import BINS, patch_entropy, thresholds, write_thresholds
 
 FLAGS = flags.FlagValues()
 IMAGES = flags.DEFINE_string(
@@ -37,10 +37,10 @@ def main(_: Sequence[str]) -> None:
     entropy = jax.jit(lambda image: patch_entropy(to_float(image), PATCH.value, BINS_FLAG.value))
     with data.examples(settings, COUNT.value) as batches:
         entropies = [np.asarray(entropy(batch["image"])).reshape(-1) for batch in batches]
-    table = ThresholdTable(thresholds(np.concatenate(entropies)), BINS_FLAG.value, PATCH.value)
+    table = thresholds(np.concatenate(entropies))
     out = pathlib.Path(OUT.value)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_thresholds(out, table)
+    write_thresholds(out, table, BINS_FLAG.value, PATCH.value)
     print(f"{out}: {sum(map(len, entropies))} patches of {PATCH.value}x{PATCH.value}, bins {BINS_FLAG.value}")
     for percentile in (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90):
-        print(f"  share of fine regions {1 - percentile / 100:.2f}   threshold {table.values[percentile]:.6g}")
+        print(f"  share of fine regions {1 - percentile / 100:.2f}   threshold {table[percentile]:.6g}")

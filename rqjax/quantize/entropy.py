@@ -1,6 +1,5 @@
 """Patch entropy: how much detail a region of an image holds, and the thresholds that turn it into grains."""
 
-import dataclasses
 import json
 import math
 import os
@@ -45,15 +44,6 @@ def patch_entropy(image: Float[Array, "b height width 3"], patch: int, bins: str
     return jnp.maximum(-jnp.sum(jnp.exp(log_p) * jnp.maximum(log_p, -200.0), axis=-1), FLOOR)
 
 
-@dataclasses.dataclass(frozen=True)
-class ThresholdTable:
-    """Percentiles 1 to 99 of the patch entropies of a data set, with what they were computed from."""
-
-    values: Mapping[int, float]
-    bins: str
-    patch: int
-
-
 def thresholds(entropies: Float[np.ndarray, "..."]) -> dict[int, float]:
     """The entropy at each percentile k = 1..99 of a data set: element floor(N k / 100) of its sorted patch entropies.
 
@@ -79,14 +69,14 @@ def threshold_for(values: Mapping[int, float], ratio: float) -> float:
     return float(values[percentile])
 
 
-def write_thresholds(path: str | os.PathLike[str], table: ThresholdTable) -> None:
+def write_thresholds(path: str | os.PathLike[str], values: Mapping[int, float], bins: str, patch: int) -> None:
     """Saves a table as JSON: the 99 percentiles under "1".."99", and beside them its bins and its patch size."""
-    content = {"bins": table.bins, "patch": table.patch, **{str(k): float(v) for k, v in sorted(table.values.items())}}
+    content = {"bins": bins, "patch": patch, **{str(k): float(v) for k, v in sorted(values.items())}}
     pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> ThresholdTable:
-    """The table of a JSON file, checked to have been computed with `bins` and `patch`.
+def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> dict[int, float]:
+    """The percentiles in a JSON file, checked to have been computed with `bins` and `patch`.
 
     A file that holds the 99 keys alone is an official one: bins "0_1" and patches of 16. Raises ValueError for anything
     else.
@@ -100,14 +90,10 @@ def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> Thre
     unusable = [k for k in percentiles if not isinstance(found.get(k), int | float)]
     if unusable or set(found) - {*percentiles, "bins", "patch"}:
         raise ValueError(f"threshold table {path} does not hold exactly the percentiles 1 to 99: compute it anew")
-    table = ThresholdTable(
-        values={int(k): float(found[k]) for k in percentiles},
-        bins=found.get("bins", "0_1"),
-        patch=found.get("patch", 16),
-    )
-    if (table.bins, table.patch) != (bins, patch):
+    its_bins, its_patch = found.get("bins", "0_1"), found.get("patch", 16)
+    if (its_bins, its_patch) != (bins, patch):
         raise ValueError(
-            f"threshold table {path} was computed with bins {table.bins} and patches of {table.patch}, "
+            f"threshold table {path} was computed with bins {its_bins} and patches of {its_patch}, "
             f"the model uses bins {bins} and patches of {patch}: compute a table for this model"
         )
-    return table
+    return {int(k): float(found[k]) for k in percentiles}

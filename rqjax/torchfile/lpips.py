@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from rqjax.errors import InputError
 from rqjax.nets.lpips import LPIPS, REMEDY, VGG16, shapes
 from rqjax.torchfile import file
-from rqjax.torchfile.table import Entry, StateDict, import_tree, layer_entries, shapes_of
+from rqjax.torchfile.table import Entry, StateDict, import_arrays, layer_entries, shapes_of
 
 # The lin layers of LPIPS v0.1 for VGG16 (github.com/richzhang/PerceptualSimilarity, BSD-2-Clause).
 LIN = pathlib.Path(__file__).parent.parent / "assets" / "lpips_lin.npz"
@@ -37,7 +37,7 @@ def from_torch(vgg16: StateDict, lin: StateDict, dtype: DTypeLike = jnp.float32)
     Raises InputError naming keys that are missing, unknown or of another shape.
     """
     features = {key: tensor for key, tensor in vgg16.items() if not key.startswith("classifier.")}
-    return import_tree(entries(), {**features, **lin}, shapes(dtype))
+    return import_arrays(entries(), {**features, **lin}, shapes(dtype))
 
 
 def shipped_lin() -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import EllipsisType
 from typing import TypeVar
 
-import jax
 import numpy as np
 
 from rqjax.store.arrays import check_fit, from_arrays, to_arrays
@@ -34,9 +33,7 @@ class Entry:
     shape: tuple[int, ...]  # of the whole official tensor
     axes: tuple[int, ...] | None = None
     layer: int | EllipsisType = ...  # index into the first axis of our array
-    rows: (
-        int | slice | EllipsisType
-    ) = ...  # index into the first axis of the official tensor, which several arrays fill
+    rows: int | slice | EllipsisType = ...  # index into the first axis of the official tensor that several arrays fill
 
 
 def shapes_of(tree: object) -> dict[str, tuple[int, ...]]:
@@ -65,33 +62,28 @@ def layer_entries(key: str, path: str, shapes: Shapes, layer: int | EllipsisType
         yield Entry(f"{key}.{LEAVES[leaf]}", f"{path}/{leaf}", shape, axes, layer)
 
 
-def import_arrays(entries: Iterable[Entry], state_dict: StateDict, shapes: Shapes) -> dict[str, np.ndarray]:
-    """Our arrays, float32 and by path, from the official tensors; `shapes` are ours.
+def import_arrays(entries: Iterable[Entry], state_dict: StateDict, like: Tree) -> Tree:
+    """A tree like `like` (shapes are enough) of float32 arrays, from the official tensors.
 
     Raises InputError naming missing, unknown or misshapen keys, five at most. The keys must be exactly those of
     `entries`: callers drop keys that they know to be redundant first.
     """
-    entries = list(entries)
+    entries, shapes = list(entries), shapes_of(like)
     check_fit({entry.key: entry for entry in entries}, state_dict, "this state dict")
     arrays = {entry.path: np.empty(shapes[entry.path], np.float32) for entry in entries}
     for entry in entries:
         part, ours = np.asarray(state_dict[entry.key])[entry.rows], arrays[entry.path]
         part = part if entry.axes is None else part.transpose(entry.axes)
         ours[entry.layer] = part.reshape(ours[entry.layer].shape)
-    return arrays
+    return from_arrays(like, arrays)
 
 
-def import_tree(entries: Iterable[Entry], state_dict: StateDict, like: Tree) -> Tree:
-    """A tree like `like` (shapes are enough) of the arrays of import_arrays, with the same errors."""
-    return from_arrays(like, import_arrays(entries, state_dict, shapes_of(like)))
-
-
-def export_arrays(entries: Iterable[Entry], arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, np.ndarray]:
-    """The official tensors, in the order of `entries`, from our arrays: the inverse of import_arrays.
+def export_arrays(entries: Iterable[Entry], tree: object) -> dict[str, np.ndarray]:
+    """The official tensors, in the order of `entries`, from the arrays of a tree: the inverse of import_arrays.
 
     Most are views on our arrays that are not contiguous: whoever writes them copies one at a time.
     """
-    state_dict: dict[str, np.ndarray] = {}
+    arrays, state_dict = to_arrays(tree), {}
     for entry in entries:
         ours = np.asarray(arrays[entry.path])[entry.layer]
         if entry.rows is not ...:

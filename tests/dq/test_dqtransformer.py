@@ -12,7 +12,7 @@ from rqjax import mesh as meshes
 from rqjax.dq.packing import packed
 from rqjax.dq.sequence import Rows, Tokens
 from rqjax.errors import InputError
-from rqjax.official.dqtransformer import dqtransformer_from_torch, dqtransformer_to_torch
+from rqjax.official.convert import import_model, to_torch
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_same_gradients, rounding, transformer_terms
@@ -233,7 +233,7 @@ def test_a_tokenizer_of_other_codes_is_refused():
 def test_a_third_grain_survives_the_round_trip():
     config = small_config(grids=(2, 4, 8), block_size=80)
     model = jax.jit(config.init)(jax.random.key(0))
-    state_dict = dqtransformer_to_torch(model)
+    state_dict = to_torch(model)
     names = [f"transformer.content_{name}_pos_emb.weight" for name in ("coarse", "median", "fine")]
     assert [state_dict[name].shape for name in names] == [(9, 16), (21, 16), (69, 16)]
-    jax.tree.map(np.testing.assert_array_equal, dqtransformer_from_torch(state_dict, config), model)
+    jax.tree.map(np.testing.assert_array_equal, import_model(state_dict, config), model)

@@ -11,12 +11,10 @@ import pytest
 from rqjax import optim
 from rqjax.dq.packing import packed
 from rqjax.errors import InputError
-from rqjax.official.convert import keys
+from rqjax.official.convert import import_model, keys, to_torch
 from rqjax.official.dqtransformer import (
     MASK,
     dqtransformer_config,
-    dqtransformer_from_torch,
-    dqtransformer_to_torch,
 )
 from rqjax.quantize.dynamic import Codes
 from rqjax.torchfile import file
@@ -45,7 +43,7 @@ def load(golden, name):
         loss_chunk=32,
     )
     config.check()
-    return case, config, dqtransformer_from_torch(case.state_dict(), config)
+    return case, config, import_model(case.state_dict(), config)
 
 
 def images(case):
@@ -116,7 +114,7 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
         return jax.value_and_grad(loss, has_aux=True)(network)
 
     def tensors(network):
-        state_dict = dqtransformer_to_torch(model.with_trained(network))
+        state_dict = to_torch(model.with_trained(network))
         return {key.removeprefix("transformer."): x for key, x in state_dict.items() if MASK not in key}
 
     (_, metrics), grads = value_and_grad(model.network, *batch(case, "batch"))
@@ -150,7 +148,7 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
 @pytest.mark.parametrize("name", CASES)
 def test_state_dicts_survive_the_round_trip(golden, name, tmp_path):
     case, config, model = load(golden, name)
-    state_dict = dqtransformer_to_torch(model)
+    state_dict = to_torch(model)
     assert {key: x.shape for key, x in state_dict.items()} == keys(config)
     assert (
         len({id(x) for key, x in state_dict.items() if MASK in key}) == 1
@@ -166,16 +164,16 @@ def test_state_dicts_survive_the_round_trip(golden, name, tmp_path):
     size = config.block_size
     mask = found["transformer.content_transformer.1.attn.mask"]
     np.testing.assert_array_equal(mask, np.tril(np.ones((1, 1, size, size))))
-    again = dqtransformer_from_torch(found, config)
+    again = import_model(found, config)
     jax.tree.map(np.testing.assert_array_equal, again, model)
 
 
 def test_wrong_state_dicts_are_refused_by_name(golden):
     _, config, model = load(golden, "class")
-    state_dict = dqtransformer_to_torch(model)
+    state_dict = to_torch(model)
     state_dict["transformer.extra"] = state_dict.pop("transformer.seg_emb.weight")
     with pytest.raises(InputError, match=r"missing seg_emb.weight.*unknown extra"):
-        dqtransformer_from_torch(state_dict, config)
+        import_model(state_dict, config)
 
 
 def official(classes: int) -> dict:

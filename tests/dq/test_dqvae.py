@@ -14,7 +14,7 @@ from rqjax.dq.router import FeatureRouter
 from rqjax.dq.routing import budget
 from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
-from rqjax.official.dqvae import dqvae_from_torch, dqvae_to_torch
+from rqjax.official.convert import import_model, to_torch
 from rqjax.quantize import dynamic
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_near
@@ -169,14 +169,14 @@ def test_decoder_positions(position):
 def test_router_keys(grains, groups, layers):
     config = tokenizer_config(grains, groups=groups, layers=layers, activation="relu")
     model = jax.tree.map(lambda x: np.ones(x.shape) * x.size, jax.eval_shape(config.init, jax.random.key(0)))
-    names = {key.removeprefix("encoder.router.") for key in dqvae_to_torch(model) if "router" in key}
+    names = {key.removeprefix("encoder.router.") for key in to_torch(model) if "router" in key}
     gates = (
         {"gate.weight", "gate.bias"} if layers == 1 else {f"gate.{i}.{x}" for i in (0, 2) for x in ("weight", "bias")}
     )
     grain_names = ("coarse", "median", "fine") if grains == 3 else ("coarse", "fine")
     norms = {f"feature_norm_{g}.{x}" for g in grain_names for x in ("weight", "bias")} if groups else set()
     assert names == gates | norms
-    again = dqvae_from_torch(dqvae_to_torch(model), config)
+    again = import_model(to_torch(model), config)
     for path, x in to_arrays(model).items():
         np.testing.assert_array_equal(x, to_arrays(again)[path], err_msg=path)
 

@@ -13,8 +13,10 @@ import pytest
 
 from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
-from rqjax.official.dqvae import dqvae_config, dqvae_from_torch, dqvae_to_torch, entries
-from rqjax.quantize.entropy import ThresholdTable, write_thresholds
+from rqjax.official.convert import import_model, to_torch
+from rqjax.official.dqvae import dqvae_config, entries
+from rqjax.official.thresholds import threshold
+from rqjax.quantize.entropy import write_thresholds
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile.table import export_arrays
 from tests.conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
@@ -66,13 +68,13 @@ def section(golden: Golden, json_path: str = "") -> dict:
 @functools.cache
 def load(case: str, folder: pathlib.Path) -> tuple[Golden, DQVAEConfig, DQVAE]:
     golden = Golden(f"dq/{case}")
-    path, bins = folder / "thresholds.json", "0_1"
+    path = folder / "thresholds.json"
     if entropy := golden.meta["entropy"]:
-        bins = "-1_1"
-        values = dict.fromkeys(range(1, 100), entropy["threshold"])
-        write_thresholds(path, ThresholdTable(values=values, bins=bins, patch=entropy["patch"]))
-    config = dqvae_config(section(golden, str(path)), bins)
-    return golden, config, jax.tree.map(jnp.asarray, dqvae_from_torch(golden.state_dict(), config))
+        write_thresholds(path, dict.fromkeys(range(1, 100), entropy["threshold"]), "0_1", entropy["patch"])
+    config = dqvae_config(section(golden, str(path)))
+    if entropy:
+        config.routing.entropy_bins = "-1_1"  # as the case was computed, though official files mean "0_1"
+    return golden, config, jax.tree.map(jnp.asarray, import_model(golden.state_dict(), config))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def test_train_step_equals_the_official_one(case):
     expected = {key: value for key, value in golden.meta["grad_digest"].items() if value is not None}
     assert set(expected) == set(tensors)
     assert_digests(tensors, expected, noise_keys(expected))
-    official = dqvae_to_torch(model.with_quantizer(forward.quantizer))
+    official = to_torch(model.with_quantizer(forward.quantizer))
     assert_near(official["quantize.codebook.cluster_size_ema"], data["ema1_cluster_size"])
     for name, value in golden.meta["ema_after_one_step"].items():
         ours = digest(name, official[f"quantize.codebook.{name}"])
@@ -145,7 +147,7 @@ def test_train_step_equals_the_official_one(case):
 
 def test_the_state_dict_comes_back(case):
     golden, _, model = case
-    back, there = dqvae_to_torch(model), golden.state_dict()
+    back, there = to_torch(model), golden.state_dict()
     assert set(back) == set(there)
     for key, tensor in there.items():
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
@@ -306,9 +308,13 @@ def test_files_that_cannot_be_used_are_refused(make, where, change, message):
         dqvae_config(model)
 
 
-def test_tables_of_other_bins_are_refused():
-    with pytest.raises(InputError, match="bins 0_1"):
-        dqvae_config(dual_entropy(), "-1_1")
+def test_tables_of_other_patches_or_bins_are_refused(tmp_path):
+    with pytest.raises(InputError, match="patches of 16, not 8"):
+        threshold("entropy_thresholds_imagenet_train_patch-16.json", 0.5, 8)
+    path = tmp_path / "thresholds.json"
+    write_thresholds(path, dict.fromkeys(range(1, 100), 1.0), "-1_1", 16)
+    with pytest.raises(InputError, match="bins -1_1"):
+        threshold(str(path), 0.5, 16)
 
 
 def test_positions_that_the_reference_never_applied_are_dropped_on_loading():
@@ -319,5 +325,5 @@ def test_positions_that_the_reference_never_applied_are_dropped_on_loading():
     assert config.position == "none"
     state = {key: x for key, x in golden.state_dict().items() if "position_bias" not in key}
     unused = {f"decoder.position_bias.{name}_embed.weight": np.ones((16, 32), np.float32) for name in ("row", "col")}
-    loaded = dqvae_from_torch({**state, **unused, "loss.discriminator.main.0.weight": np.ones(3)}, config)
-    assert set(dqvae_to_torch(loaded)) == set(state)
+    loaded = import_model({**state, **unused, "loss.discriminator.main.0.weight": np.ones(3)}, config)
+    assert set(to_torch(loaded)) == set(state)

@@ -9,7 +9,6 @@ import pytest
 
 from rqjax.quantize.entropy import (
     FLOOR,
-    ThresholdTable,
     patch_entropy,
     read_thresholds,
     threshold_for,
@@ -108,8 +107,8 @@ def test_ratios_outside_are_refused(ratio):
 
 
 def test_tables_keep_their_bins(tmp_path):
-    table = ThresholdTable(values={k: k / 7 for k in range(1, 100)}, bins="-1_1", patch=4)
-    write_thresholds(tmp_path / "t.json", table)
+    table = {k: k / 7 for k in range(1, 100)}
+    write_thresholds(tmp_path / "t.json", table, "-1_1", 4)
     assert read_thresholds(tmp_path / "t.json", "-1_1", 4) == table
     with pytest.raises(ValueError, match="bins -1_1 and patches of 4"):
         read_thresholds(tmp_path / "t.json", "0_1", 4)
@@ -119,7 +118,7 @@ def test_tables_keep_their_bins(tmp_path):
 
 def test_official_tables_mean_bins_from_zero_and_patches_of_16(tmp_path):
     (tmp_path / "t.json").write_text(json.dumps({str(k): 0.1 for k in range(1, 100)}))
-    assert read_thresholds(tmp_path / "t.json", "0_1", 16).bins == "0_1"
+    assert read_thresholds(tmp_path / "t.json", "0_1", 16) == dict.fromkeys(range(1, 100), 0.1)
     with pytest.raises(ValueError, match="computed with bins 0_1"):
         read_thresholds(tmp_path / "t.json", "-1_1", 16)
 

@@ -10,7 +10,7 @@ import pytest
 from rqjax.errors import InputError
 from rqjax.nets.sampling import Draw
 from rqjax.nets.transformer import rope_angles, rotate
-from rqjax.official.rqtransformer import rqtransformer_to_torch
+from rqjax.official import to_torch
 from rqjax.store.arrays import to_arrays
 from tests.small_rq import make_quantizer, random_codes, small_config, strong, tokenizer_with
 
@@ -76,4 +76,4 @@ def test_heads_that_cannot_turn_are_refused():
 def test_a_prior_with_options_has_no_official_form(options):
     model = jax.eval_shape(small_config(**options).init, jax.random.key(0))
     with pytest.raises(InputError, match=f"a prior with {' and '.join(options)} has no official form"):
-        rqtransformer_to_torch(model)
+        to_torch(model)

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from rqjax.errors import InputError
-from rqjax.official.convert import keys
-from rqjax.official.rqtransformer import rqtransformer_config, rqtransformer_from_torch, rqtransformer_to_torch
+from rqjax.official.convert import import_model, keys, to_torch
+from rqjax.official.rqtransformer import rqtransformer_config
 from tests.conftest import assert_digests, noise_keys
 from tests.small_rq import CASES, load
 
@@ -51,7 +51,7 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
         return jax.value_and_grad(score)(network)
 
     _, grads = value_and_grad(model.network, jnp.asarray(case.data["codes"], jnp.int32))
-    assert_digests(rqtransformer_to_torch(dataclasses.replace(model, network=grads)), grad_digest, noise)
+    assert_digests(to_torch(dataclasses.replace(model, network=grads)), grad_digest, noise)
 
     chain = optax.chain(
         optax.clip_by_global_norm(adamw["clip_global_norm"]),
@@ -68,13 +68,13 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
         np.testing.assert_allclose([loss, optax.global_norm(grads)], expected, rtol=1e-4)
         updates, state = chain.update(grads, state, network)
         network = optax.apply_updates(network, updates)
-    assert_digests(rqtransformer_to_torch(dataclasses.replace(model, network=network)), adamw["params_after"], noise)
+    assert_digests(to_torch(dataclasses.replace(model, network=network)), adamw["params_after"], noise)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_state_dicts_survive_the_round_trip(golden, name):
     case, model, _, _ = load(golden, name)
-    state_dict = rqtransformer_to_torch(model)
+    state_dict = to_torch(model)
     assert set(state_dict) == set(case.meta["param_shapes"]) - {"tok_emb.offsets"}
     for key, array in state_dict.items():
         np.testing.assert_array_equal(array, case.array(key, case.meta["param_shapes"][key]))
@@ -84,12 +84,12 @@ def test_embeddings_by_depth_keep_their_offsets(golden):
     case = golden("rq/rqtransformer_unconditional_own_embeddings")
     config = rqtransformer_config(case.meta["config"])
     state_dict = case.state_dict() | {"tok_emb.offsets": np.array([0, 48, 96])}
-    found = rqtransformer_to_torch(rqtransformer_from_torch(state_dict, config))
+    found = to_torch(import_model(state_dict, config))
     assert set(found) == set(state_dict)
     assert list(found).index("tok_emb.offsets") == list(found).index("tok_emb.weight") + 1
     np.testing.assert_array_equal(found["tok_emb.offsets"], [0, 48, 96])
     with pytest.raises(InputError, match=r"tok_emb.offsets is \(0, 48, 48\), the vocabularies say \(0, 48, 96\)"):
-        rqtransformer_from_torch(state_dict | {"tok_emb.offsets": np.array([0, 48, 48])}, config)
+        import_model(state_dict | {"tok_emb.offsets": np.array([0, 48, 48])}, config)
 
 
 @pytest.mark.parametrize("name", ARCHS)
@@ -123,7 +123,7 @@ def test_official_options_are_read_or_refused(golden):
 
 def test_a_wrong_state_dict_is_refused_by_name(golden):
     case, model, _, _ = load(golden, "class")
-    state_dict = rqtransformer_to_torch(model)
+    state_dict = to_torch(model)
     state_dict["extra"] = state_dict.pop("pos_emb_d")
     with pytest.raises(InputError, match=r"missing pos_emb_d.*unknown extra"):
-        rqtransformer_from_torch(state_dict, rqtransformer_config(case.meta["config"]))
+        import_model(state_dict, rqtransformer_config(case.meta["config"]))

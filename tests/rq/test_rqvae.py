@@ -11,8 +11,8 @@ import pytest
 
 from rqjax.errors import InputError
 from rqjax.mesh import make_mesh
-from rqjax.official.convert import keys
-from rqjax.official.rqvae import rqvae_config, rqvae_from_torch, rqvae_to_torch
+from rqjax.official.convert import import_model, keys, to_torch
+from rqjax.official.rqvae import rqvae_config
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 from tests.conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
 from tests.small_rq import tokenizer_config
@@ -29,7 +29,7 @@ def arch(golden: Golden, **hparams) -> dict:
 def load(case: str) -> tuple[Golden, RQVAE]:
     """A case, and its model without restarts, as the case was run."""
     golden = Golden(f"rq/{case}")
-    model = rqvae_from_torch(golden.state_dict(), rqvae_config(arch(golden, restart_unused_codes=False)))
+    model = import_model(golden.state_dict(), rqvae_config(arch(golden, restart_unused_codes=False)))
     return golden, jax.tree.map(jnp.asarray, model)
 
 
@@ -121,12 +121,12 @@ def test_train_step_equals_the_official_one(case):
     assert_near(losses[0], golden.data["train_loss_total"])
     assert_near(losses[2], golden.data["train_commitment_loss"])
     assert metrics["restart_warning"] == 0
-    tensors = rqvae_to_torch(dataclasses.replace(model, network=grads))
+    tensors = to_torch(dataclasses.replace(model, network=grads))
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("quantizer.")}
     expected = {key: value for key, value in golden.meta["grad_digest"].items() if value is not None}
     assert set(expected) == set(tensors)
     assert_digests(tensors, expected, noise_keys(expected))
-    official = rqvae_to_torch(after)
+    official = to_torch(after)
     for name, expected in golden.meta["ema_after_one_step"].items():
         index = int(name.split("_")[1])
         count = official[f"quantizer.codebooks.{index}.cluster_size_ema"]
@@ -146,13 +146,13 @@ def test_three_adam_steps_equal_the_official_ones(case):
         model, state, _, losses, _ = step(model, state, jnp.asarray(golden.image(name, shape)))
         np.testing.assert_allclose(losses, expected, rtol=1e-4)
     gradients = {key: value for key, value in golden.meta["grad_digest"].items() if value is not None}
-    assert_digests(rqvae_to_torch(model), golden.meta["adam"]["params_after"], noise_keys(gradients))
+    assert_digests(to_torch(model), golden.meta["adam"]["params_after"], noise_keys(gradients))
 
 
 def test_official_tensors_come_back_bit_for_bit(case):
     golden, _ = case
     tensors = golden.state_dict()
-    back = rqvae_to_torch(rqvae_from_torch(tensors, rqvae_config(arch(golden))))
+    back = to_torch(import_model(tensors, rqvae_config(arch(golden))))
     assert set(back) == set(tensors)
     for key, tensor in tensors.items():
         np.testing.assert_array_equal(back[key], tensor, err_msg=key)
@@ -345,4 +345,4 @@ def test_copies_that_differ_are_refused():
     tensors = golden.state_dict()
     tensors["quantizer.codebooks.2.weight"] = tensors["quantizer.codebooks.2.weight"] + 1
     with pytest.raises(InputError, match=r"codebooks\.2\.weight differs"):
-        rqvae_from_torch(tensors, rqvae_config(arch(golden)))
+        import_model(tensors, rqvae_config(arch(golden)))

@@ -32,7 +32,7 @@ def state_dict():
 
 
 def test_layouts(state_dict):
-    arrays = import_arrays(ENTRIES, state_dict, SHAPES)
+    arrays = import_arrays(ENTRIES, state_dict, LIKE)
     assert shapes_of(arrays) == SHAPES
     assert arrays["conv/kernel"][1, 2, 3, 4] == state_dict["conv.weight"][4, 3, 1, 2]
     x = np.arange(6, dtype=np.float32)
@@ -50,14 +50,14 @@ def test_keys_are_those_of_pytorch_in_its_order(state_dict):
 
 
 def test_round_trip_is_exact_and_in_order(state_dict):
-    back = export_arrays(ENTRIES, import_arrays(ENTRIES, state_dict, SHAPES))
+    back = export_arrays(ENTRIES, import_arrays(ENTRIES, state_dict, LIKE))
     assert list(back) == list(state_dict)
     assert all(np.array_equal(back[key], state_dict[key]) for key in back)
 
 
 def test_half_precision_becomes_float32(state_dict):
     half = {key: tensor.astype(np.float16) for key, tensor in state_dict.items()}
-    arrays = import_arrays(ENTRIES, half, SHAPES)
+    arrays = import_arrays(ENTRIES, half, LIKE)
     assert {x.dtype for x in arrays.values()} == {np.dtype(np.float32)}
     assert np.array_equal(arrays["norm/scale"], half["norm.weight"].astype(np.float32))
 
@@ -68,4 +68,4 @@ def test_what_does_not_fit_is_named(state_dict):
     with pytest.raises(
         InputError, match=r"missing conv.weight; unknown extra; norm.weight has shape \(5,\), expected \(4,\)"
     ):
-        import_arrays(ENTRIES, state_dict, SHAPES)
+        import_arrays(ENTRIES, state_dict, LIKE)

@@ -35,7 +35,6 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """The name of example `index` in messages: a file's path, a record's number."""
-        ...
 
 
 class Arrays:

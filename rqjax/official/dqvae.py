@@ -42,8 +42,7 @@ BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
 def dqvae_config(model: object, place: str = "model") -> DQVAEConfig:
     """Our config for the `model` section of an official file, which is at `place` there.
 
-    Options of training are accepted and left to others. Raises InputError naming unknown keys, and for values that we
-    do not support.
+    Options of training are accepted and left to others. Raises InputError for unknown keys and unsupported values.
     """
     top = Section(model, place)
     top.ignore("base_learning_rate", "learning_rate", "min_learning_rate")

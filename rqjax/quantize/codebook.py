@@ -43,14 +43,6 @@ class Codebook(Book):
             object.__setattr__(self, "padding", jnp.zeros(self.embed.shape[1]))
 
     @property
-    def size(self) -> int:
-        return self.embed.shape[0]
-
-    @property
-    def dim(self) -> int:
-        return self.embed.shape[1]
-
-    @property
     def table(self) -> Float[Array, "codes dim"]:
         return self.embed
 
@@ -72,8 +64,31 @@ class Codebook(Book):
     def learn(
         self, x: Float[Array, "n dim"], codes: Int[Array, "n"], key: Key[Array, ""]
     ) -> tuple["Codebook", Float[Array, ""]]:
-        """The codebook after the batch `x` fell on `codes`, and the share of its codes that were restarted."""
-        return update(self, x, codes, key, self.decay, self.restart_threshold)
+        """The codebook after the batch `x` fell on `codes`, and the share of its codes that were restarted.
+
+        Look the batch's vectors up in the codebook from before. Under jit with x split over a mesh, sums are over the
+        whole batch. They are by segment: a one-hot matrix of 8192 vectors and 16384 codes would take 512 MiB.
+        """
+        x = jax.lax.stop_gradient(x)
+        hits = jax.ops.segment_sum(jnp.ones(codes.shape, jnp.float32), codes, self.size)
+        sums = jax.ops.segment_sum(x.astype(jnp.float32), codes, self.size)
+        count = self.decay * self.count + (1 - self.decay) * hits
+        total = self.decay * self.total + (1 - self.decay) * sums
+        restarted = jnp.zeros(())
+        if self.restart_threshold:
+            # a code hit once since it restarted counts exactly 1: rounding must not decide over it
+            unused = count < self.restart_threshold * (1 - 1e-6)
+            # from the whole batch with one key, so every device moves the same codes to the same places
+            fresh = candidates(key, x.astype(jnp.float32), self.size)
+            count, total = jnp.where(unused, 1.0, count), jnp.where(unused[:, None], fresh, total)
+            restarted = jnp.mean(unused.astype(jnp.float32))
+        return self.with_averages(count, total), restarted
+
+    def with_averages(self, count: Float[Array, "codes"], total: Float[Array, "codes dim"]) -> "Codebook":
+        """The codebook whose vectors are the means total / count, with counts smoothed as Laplace would."""
+        hits = jnp.sum(count)
+        smooth = hits * (count + SMOOTHING) / (hits + self.size * SMOOTHING)
+        return dataclasses.replace(self, embed=self.project(total / smooth[:, None]), count=count, total=total)
 
 
 def init_codebook(
@@ -102,19 +117,6 @@ def init_codebook(
     )
 
 
-def accumulate(
-    codebook: Codebook, x: Float[Array, "n dim"], codes: Int[Array, "n"], decay: float
-) -> tuple[Float[Array, "codes"], Float[Array, "codes dim"]]:
-    """The averages (count, total) after the batch `x` fell on `codes`.
-
-    Under jit with x split over a mesh these are sums over the whole batch. Sums are by segment: a one-hot matrix of
-    8192 vectors and 16384 codes would take 512 MiB.
-    """
-    hits = jax.ops.segment_sum(jnp.ones(codes.shape, jnp.float32), codes, codebook.size)
-    sums = jax.ops.segment_sum(x.astype(jnp.float32), codes, codebook.size)
-    return decay * codebook.count + (1 - decay) * hits, decay * codebook.total + (1 - decay) * sums
-
-
 def candidates(key: Key[Array, ""], x: Float[Array, "n dim"], count: int) -> Float[Array, "count dim"]:
     """`count` vectors drawn from the batch without repetition; from a smaller batch, repeated with noise added.
 
@@ -127,48 +129,3 @@ def candidates(key: Key[Array, ""], x: Float[Array, "n dim"], count: int) -> Flo
     if copies == 1:
         return drawn
     return drawn + jax.random.uniform(shake, drawn.shape) * (JITTER / math.sqrt(dim))
-
-
-def restart(
-    count: Float[Array, "codes"],
-    total: Float[Array, "codes dim"],
-    x: Float[Array, "n dim"],
-    key: Key[Array, ""],
-    threshold: float,
-) -> tuple[Float[Array, "codes"], Float[Array, "codes dim"], Float[Array, ""]]:
-    """The averages (count, total) with every code under `threshold` hits moved onto a vector of the batch.
-
-    Such a code starts again with a count of 1. The third result is the fraction of codes that did.
-    Candidates come from the whole batch with one key, so every device moves the same codes to the same places.
-    """
-    # a code hit once since it restarted counts exactly 1: rounding must not decide over it
-    unused = count < threshold * (1 - 1e-6)
-    fresh = candidates(key, x.astype(jnp.float32), count.shape[0])
-    return jnp.where(unused, 1.0, count), jnp.where(unused[:, None], fresh, total), jnp.mean(unused.astype(jnp.float32))
-
-
-def refresh(codebook: Codebook, count: Float[Array, "codes"], total: Float[Array, "codes dim"]) -> Codebook:
-    """The codebook with these averages: its vectors are the means total / count, counts smoothed as Laplace would."""
-    hits = jnp.sum(count)
-    smooth = hits * (count + SMOOTHING) / (hits + count.shape[0] * SMOOTHING)
-    return dataclasses.replace(codebook, embed=codebook.project(total / smooth[:, None]), count=count, total=total)
-
-
-def update(
-    codebook: Codebook,
-    x: Float[Array, "n dim"],
-    codes: Int[Array, "n"],
-    key: Key[Array, ""],
-    decay: float,
-    restart_threshold: float | None,
-) -> tuple[Codebook, Float[Array, ""]]:
-    """The codebook after the batch `x` fell on `codes`, and the fraction of its codes that were restarted.
-
-    Look the batch's vectors up in the codebook from before. `restart_threshold` None or 0 turns restarts off.
-    """
-    x = jax.lax.stop_gradient(x)
-    count, total = accumulate(codebook, x, codes, decay)
-    restarted = jnp.zeros(())
-    if restart_threshold:
-        count, total, restarted = restart(count, total, x, key, restart_threshold)
-    return refresh(codebook, count, total), restarted

@@ -60,8 +60,9 @@ class QuantizerConfig:
 
     def check(self, dim: int) -> None:
         """Raises ValueError, in one line, for values that make no quantizer of vectors of `dim` dimensions."""
-        if self.kind not in OPTIONS:
-            raise ValueError(f"kind is {self.kind!r}: expected one of {', '.join(OPTIONS)}")
+        for name, known in (("kind", OPTIONS), ("start", STARTS), ("gradient", GRADIENTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}")
         self._check_options()
         if self.depth < 1:
             raise ValueError(f"depth is {self.depth}: at least one code for each vector is needed")
@@ -72,9 +73,6 @@ class QuantizerConfig:
         else:
             self._check_sizes()
         self._check_numbers()
-        for name, known in (("start", STARTS), ("gradient", GRADIENTS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: expected one of {', '.join(known)}")
         if self.normalize and self.depth > 1:
             raise ValueError(
                 f"normalize is for depth 1, not {self.depth}: residuals of vectors of length 1 have other lengths"
@@ -145,13 +143,11 @@ class QuantizerConfig:
     def _books(self, key: Key[Array, ""], dim: int) -> tuple[Book, ...]:
         if self.kind == "fsq":
             return tuple(FSQ(tuple(self.levels), index) for index in range(self.depth))
-        sizes, weight = tuple(self.codebook_size), float(self.commitment_weight)
-        keys = jax.random.split(key, len(sizes))
+        weight, books = float(self.commitment_weight), len(self.codebook_size)
+        drawn = zip(jax.random.split(key, books), self.codebook_size, strict=True)
         if self.kind == "simvq":
-            return tuple(
-                init_simvq(key, size, dim, commitment_weight=weight) for key, size in zip(keys, sizes, strict=True)
-            )
-        decays = tuple(self.decay) * (len(sizes) if len(self.decay) == 1 else 1)
+            return tuple(init_simvq(key, size, dim, commitment_weight=weight) for key, size in drawn)
+        decays = tuple(self.decay) * (books if len(self.decay) == 1 else 1)
         settings = {
             "restart_threshold": float(self.restart_threshold),
             "commitment_weight": weight,
@@ -160,5 +156,5 @@ class QuantizerConfig:
         }
         return tuple(
             init_codebook(key, size, dim, decay=float(decay), **settings)
-            for key, size, decay in zip(keys, sizes, decays, strict=True)
+            for (key, size), decay in zip(drawn, decays, strict=True)
         )

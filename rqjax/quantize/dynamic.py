@@ -125,15 +125,6 @@ def triple_budget(gate: Float[Array, "b h w 3"], median: float, fine: float, gam
     return gamma * jnp.square(jnp.mean(gate[..., 2]) - fine) + jnp.square(jnp.mean(gate[..., 1]) - median)
 
 
-def commitment_loss(
-    z: Float[Array, "b h w dim"], quantized: Float[Array, "b h w dim"], mask: Float[Array, "b h w"], beta: float
-) -> Float[Array, ""]:
-    """beta |sg[q] - z|^2 + |q - sg[z]|^2, weighted by the mask; the mean is over all elements, whatever the mask."""
-    commit = jnp.square(jax.lax.stop_gradient(quantized) - z)
-    follow = jnp.square(quantized - jax.lax.stop_gradient(z))
-    return jnp.mean(jnp.mean((beta * commit + follow) * mask[..., None], axis=(1, 2, 3)))  # of one image on one device
-
-
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DynamicQuantized:
@@ -145,15 +136,19 @@ class DynamicQuantized:
 
 
 def quantize(codebook: Codebook, z: Float[Array, "b h w dim"], mask: Float[Array, "b h w"]) -> DynamicQuantized:
-    """The nearest code of every cell of a merged map, and the masked commitment loss with the codebook's weight."""
+    """The nearest code of every cell of a merged map, and the commitment loss, weighted by the mask.
+
+    The loss is beta |sg[q] - z|^2 + |q - sg[z]|^2; the mean is over all elements, whatever the mask.
+    """
     z = z.astype(jnp.float32)
-    flat = rearrange(jax.lax.stop_gradient(z), "b h w d -> (b h w) d")
-    codes = codebook.nearest(flat).reshape(z.shape[:-1])
+    fixed = jax.lax.stop_gradient(z)
+    codes = codebook.nearest(rearrange(fixed, "b h w d -> (b h w) d")).reshape(z.shape[:-1])
     vectors = jax.lax.stop_gradient(codebook.vectors(codes))
+    distance = codebook.commitment_weight * jnp.square(vectors - z) + jnp.square(vectors - fixed)
     return DynamicQuantized(
         quantized=z + jax.lax.stop_gradient(vectors - z),
         codes=codes,
-        loss=commitment_loss(z, vectors, mask, codebook.commitment_weight),
+        loss=jnp.mean(jnp.mean(distance * mask[..., None], axis=(1, 2, 3))),  # of one image on one device
     )
 
 

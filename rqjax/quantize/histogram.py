@@ -16,12 +16,7 @@ def usage(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
     return jnp.mean((histogram(codes, size) > 0).astype(jnp.float32))
 
 
-def usage_entropy(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
-    """The entropy in nats of how often each code occurs, from 0 to log(size)."""
-    share = histogram(codes, size)
-    return -jnp.sum(share * jnp.log(share + 1e-10))
-
-
 def perplexity(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:
     """The number of equally frequent codes with the same entropy, from 1 to `size`."""
-    return jnp.exp(usage_entropy(codes, size))
+    share = histogram(codes, size)
+    return jnp.exp(-jnp.sum(share * jnp.log(share + 1e-10)))

@@ -1,6 +1,5 @@
 """Residual quantization: a vector becomes a sum of `depth` codes, each the nearest to what those before left over."""
 
-import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -20,11 +19,11 @@ BEGIN, DRAW, DROP = range(2**30, 2**30 + 3)
 """Numbers of the keys of options, where those of depths never come: without options, the same keys are drawn from."""
 
 
-class Book(abc.ABC):
+class Book:
     """One book of codes, as a ResidualQuantizer searches it at each depth; with depth=1, that makes it a Quantizer.
 
-    A subclass has a `size`, a `dim` and a `table`; or, without a table, its own `nearest` and `vectors`, and then no
-    soft codes. It projects, learns and has parameters if it says so.
+    A subclass has a `table`; or, without one, its own `size`, `dim`, `nearest` and `vectors`, and then no soft codes.
+    It projects, learns and has parameters if it says so.
     """
 
     @property
@@ -33,14 +32,14 @@ class Book(abc.ABC):
         return 0.0
 
     @property
-    @abc.abstractmethod
     def size(self) -> int:
         """The number of codes."""
+        return self.table.shape[0]
 
     @property
-    @abc.abstractmethod
     def dim(self) -> int:
         """The width of a vector."""
+        return self.table.shape[1]
 
     @property
     def table(self) -> Float[Array, "codes dim"]:
@@ -116,7 +115,8 @@ class ResidualQuantizer:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(self._book(index).size for index in range(self.depth))
+        sizes = tuple(book.size for book in self.codebooks)
+        return sizes * self.depth if len(sizes) == 1 else sizes
 
     @property
     def dim(self) -> int:
@@ -132,9 +132,6 @@ class ResidualQuantizer:
             return self
         books = tuple(book.with_parameters(own) for book, own in zip(self.codebooks, parameters, strict=True))
         return dataclasses.replace(self, codebooks=books)
-
-    def _book(self, index: int) -> Book:
-        return self.codebooks[0 if len(self.codebooks) == 1 else index]
 
     def encode(
         self, z: Float[Array, "*grid dim"], key: Key[Array, ""], train: bool
@@ -222,12 +219,7 @@ class ResidualQuantizer:
         return jnp.sum(self.vectors(codes), axis=-2)
 
     def draw(
-        self,
-        z: Float[Array, "b n dim"],
-        key: Key[Array, ""],
-        temperature: float | Scalar,
-        stochastic: bool,
-        chunk: int,
+        self, z: Float[Array, "b n dim"], key: Key[Array, ""], temperature: float | Scalar, stochastic: bool, chunk: int
     ) -> tuple[Int[Array, "b n depth"], Float[Array, "b n depth dim"]]:
         """See `soft.draw`. Raises ValueError for books that have no soft codes."""
         x = self.codebooks[0].project(z.astype(jnp.float32))

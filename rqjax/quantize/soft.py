@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, Scalar
 
-from rqjax.quantize.distance import distances
+from rqjax.quantize.distance import distances, nearest
 
 Tables = Sequence[Float[Array, "_ dim"]]
 
@@ -58,22 +58,19 @@ def draw(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(n))
 
     def descend(position: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _descend(tables, *position, depth, temperature, stochastic)
+        """Codes [depth b] and residuals [depth b dim] of one position of every row."""
+        x, key = position
+        codes, residuals = [], []
+        for index in range(depth):
+            table = tables[0 if len(tables) == 1 else index]
+            if stochastic:
+                drawn = jax.random.categorical(jax.random.fold_in(key, index), _logits(table, x, temperature))
+            else:
+                drawn = nearest(table, x)
+            codes.append(drawn.astype(jnp.int32))
+            residuals.append(x)
+            x = x - table[drawn]
+        return jnp.stack(codes), jnp.stack(residuals)
 
     codes, residuals = jax.lax.map(descend, (rearrange(z, "b n d -> n b d"), keys), batch_size=size)
     return rearrange(codes, "n depth b -> b n depth"), rearrange(residuals, "n depth b d -> b n depth d")
-
-
-def _descend(tables: Tables, x: Array, key: Array, depth: int, temperature: float | Scalar, stochastic: bool):
-    """Codes [depth b] and residuals [depth b dim] of one position of every row."""
-    codes, residuals = [], []
-    for index in range(depth):
-        table = tables[0 if len(tables) == 1 else index]
-        if stochastic:
-            drawn = jax.random.categorical(jax.random.fold_in(key, index), _logits(table, x, temperature))
-        else:
-            drawn = jnp.argmin(distances(table, x), axis=-1)
-        codes.append(drawn.astype(jnp.int32))
-        residuals.append(x)
-        x = x - table[drawn]
-    return jnp.stack(codes), jnp.stack(residuals)

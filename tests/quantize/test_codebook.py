@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from rqjax.quantize import codebook as cb
 from rqjax.quantize.distance import distances, nearest
-from rqjax.quantize.histogram import perplexity, usage, usage_entropy
+from rqjax.quantize.histogram import perplexity, usage
 
 KEY = jax.random.key(0)
 
@@ -16,8 +18,8 @@ def normal(seed, *shape):
 
 @pytest.fixture
 def book():
-    fresh = cb.init_codebook(KEY, 24, 8)
-    return cb.refresh(fresh, fresh.count + jnp.linspace(0.2, 3, 24), fresh.total)
+    fresh = cb.init_codebook(KEY, 24, 8, decay=0.8)
+    return fresh.with_averages(fresh.count + jnp.linspace(0.2, 3, 24), fresh.total)
 
 
 def test_distances_are_those_of_the_definition():
@@ -40,13 +42,13 @@ def test_the_lowest_of_equally_near_codes_is_taken():
     np.testing.assert_array_equal(nearest(embed, jnp.array([[1.0] * 4, [-1.0] * 4, [0.0] * 4])), [0, 1, 0])
 
 
-def test_accumulate_equals_one_hot_sums(book):
+def test_averages_are_those_of_one_hot_sums(book):
     x = normal(3, 100, 8)
     codes = nearest(book.embed, x)
-    count, total = cb.accumulate(book, x, codes, 0.9)
+    ours, _ = dataclasses.replace(book, decay=0.9, restart_threshold=0.0).learn(x, codes, KEY)
     onehot = np.eye(24)[np.asarray(codes)]
-    np.testing.assert_allclose(count, 0.9 * book.count + 0.1 * onehot.sum(0), rtol=1e-5)
-    np.testing.assert_allclose(total, 0.9 * book.total + 0.1 * onehot.T @ np.asarray(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours.count, 0.9 * book.count + 0.1 * onehot.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(ours.total, 0.9 * book.total + 0.1 * onehot.T @ np.asarray(x), rtol=1e-4, atol=1e-5)
 
 
 def test_candidates_of_a_large_batch_are_different_rows_of_it():
@@ -72,7 +74,7 @@ def test_candidates_of_a_small_batch_repeat_it_evenly_with_noise_above():
 def test_update_follows_the_rule_written_in_numpy(book, n):
     x, key, decay = normal(5, n, 8), jax.random.key(9), 0.8
     codes = nearest(book.embed, x)
-    ours, restarted = jax.jit(cb.update, static_argnums=(4, 5))(book, x, codes, key, decay, 1.0)
+    ours, restarted = jax.jit(cb.Codebook.learn)(book, x, codes, key)
 
     offered = np.asarray(cb.candidates(key, x, 24), np.float64)
     count, total = np.asarray(book.count, np.float64) * decay, np.asarray(book.total, np.float64) * decay
@@ -93,7 +95,7 @@ def test_update_follows_the_rule_written_in_numpy(book, n):
 
 def test_no_threshold_restarts_nothing(book):
     x = normal(5, 10, 8)
-    ours, restarted = cb.update(book, x, nearest(book.embed, x), KEY, 0.8, 0.0)
+    ours, restarted = dataclasses.replace(book, restart_threshold=0.0).learn(x, nearest(book.embed, x), KEY)
     assert restarted == 0
     assert ours.count.min() < 1
 
@@ -101,7 +103,7 @@ def test_no_threshold_restarts_nothing(book):
 def test_a_restarted_code_sits_on_its_candidate():
     """The first step ever: no code has any hits yet, so all of them move onto the data."""
     book, x = cb.init_codebook(KEY, 16, 8), 5 + normal(6, 64, 8)
-    ours, restarted = cb.update(book, x, nearest(book.embed, x), KEY, 0.99, 1.0)
+    ours, restarted = book.learn(x, nearest(book.embed, x), KEY)
     assert restarted == 1
     np.testing.assert_allclose(ours.embed, cb.candidates(KEY, x, 16), rtol=1e-4)
 
@@ -119,7 +121,7 @@ def test_encode_finds_codes_in_the_book_from_before_and_learns_with_the_key_itse
     found, after = jax.jit(cb.Codebook.encode, static_argnames="train")(book, z, KEY, train=True)
     flat = z.reshape(-1, 8)
     codes = nearest(book.embed, flat)
-    expected, share = cb.update(book, flat, codes, KEY, 0.8, 1.0)
+    expected, share = book.learn(flat, codes, KEY)
     np.testing.assert_array_equal(found.codes, codes.reshape(5, 4, 1))
     np.testing.assert_allclose(found.quantized, book.vectors(found.codes[..., 0]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.loss, 0.5 * jnp.mean((z - book.embed[found.codes[..., 0]]) ** 2), rtol=1e-5)
@@ -146,6 +148,5 @@ def test_the_row_behind_the_last_code_is_part_of_every_book_and_no_step_changes_
 def test_usage_and_perplexity():
     codes = jnp.array([[0, 1], [2, 3], [0, 1], [2, 3]])
     np.testing.assert_allclose(usage(codes, 16), 4 / 16)
-    np.testing.assert_allclose(usage_entropy(codes, 16), np.log(4), rtol=1e-5)
     np.testing.assert_allclose(perplexity(codes, 16), 4, rtol=1e-5)
     np.testing.assert_allclose(perplexity(jnp.zeros((5,), jnp.int32), 16), 1, rtol=1e-5)

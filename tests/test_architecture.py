@@ -15,7 +15,7 @@ ALLOWED = {
     "checks": {"errors"},
     "mesh": {"errors"},
     "optim": {"mesh", "errors"},
-    "data": {"mesh", "errors"},
+    "data": {"checks", "mesh", "errors"},
     "store": {"mesh", "errors"},
     "nets": {"mesh", "errors"},
     "interface": {"nets", "quantize"},

@@ -12,7 +12,7 @@ FREE = ("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while
 """Instructions that move nothing themselves."""
 
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
 _SHAPE = re.compile(r"\b([a-z]+\d+|pred)\[([\d,]*)\](\{[^}]*\})?")
 _ON_CHIP = "S(1)"  # in a layout: the vector memory
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
@@ -40,41 +40,31 @@ class Instruction:
     @property
     def sizes(self) -> list[int]:
         """Bytes of each array of the result."""
-        return [_bytes(kind, shape) for kind, shape, _ in _SHAPE.findall(self.shape)]
+        found = _SHAPE.findall(self.shape)
+        return [BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n) for kind, shape, _ in found]
 
     @property
     def stored(self) -> list[int]:
         """The same with 0 for what the compiler keeps on the chip."""
-        found = _SHAPE.findall(self.shape)
-        return [0 if _ON_CHIP in layout else _bytes(kind, shape) for kind, shape, layout in found]
+        layouts = [layout for _, _, layout in _SHAPE.findall(self.shape)]
+        return [0 if _ON_CHIP in layout else size for layout, size in zip(layouts, self.sizes, strict=True)]
 
 
 Computation = dict[str, Instruction]
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """Collectives of one kind in a step: how many, and the bytes that each device gives or gets, whichever is more."""
-
-    kind: str
-    count: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled module, read once."""
+    """A compiled module."""
 
     computations: dict[str, Computation]
     times: dict[str, int]  # how often one call runs each computation
-    fused: dict[str, int]  # the same for those inside fusions
 
 
 def parse(text: str) -> Program:
     """The module of this text, its loops multiplied out."""
     computations, entry = _computations(text)
-    times = _executed(computations, entry)
-    return Program(computations, times, _fused(computations, times))
+    return Program(computations, _executed(computations, entry))
 
 
 def _computations(text: str) -> tuple[dict[str, Computation], str]:
@@ -87,22 +77,11 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
             entry = header[1] if line.startswith("ENTRY") else entry
         elif line.startswith("}"):
             current = None
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            instruction = _instruction(found[1], found[2], line.lstrip().startswith("ROOT"))
-            current |= {found[1]: instruction} if instruction else {}
+        elif current is not None and (found := _INSTRUCTION.match(line)) and (opcode := _OPCODE.search(found[3])):
+            root, name, text = found.groups()
+            inside, _, rest = text[opcode.end() :].partition(")")
+            current[name] = Instruction(name, opcode[1], text[: opcode.start(1)], inside, rest, root is not None)
     return computations, entry
-
-
-def _instruction(name: str, text: str, root: bool) -> Instruction | None:
-    opcode = _OPCODE.search(text)
-    if opcode is None:
-        return None
-    inside, _, rest = text[opcode.end() :].partition(")")
-    return Instruction(name, opcode[1], text[: opcode.start(1)], inside, rest, root)
-
-
-def _bytes(kind: str, shape: str) -> int:
-    return BYTES.get(kind, 4) * math.prod(int(n) for n in shape.split(",") if n)
 
 
 def _executed(computations: dict[str, Computation], entry: str) -> dict[str, int]:
@@ -146,26 +125,29 @@ def _iterations(instruction: Instruction, computations: dict[str, Computation]) 
     return 1
 
 
-def collectives(program: Program) -> list[Collective]:
-    """The collectives of one call, by kind. What stands inside a fusion with its consumer counts as well."""
-    count, size = defaultdict(int), defaultdict(int)
-    for name, n in (program.times | program.fused).items():
+def collectives(program: Program) -> dict[str, dict[str, int]]:
+    """The collectives of one call by kind: their count, and the bytes that a device gives or gets, whichever is more.
+
+    What stands inside a fusion with its consumer counts as well.
+    """
+    found = {kind: {"count": 0, "bytes": 0} for kind in COLLECTIVES}
+    for name, n in (program.times | _fused(program)).items():
         computation = program.computations[name]
         for instruction in computation.values():
             kind = instruction.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
+            if kind in found:
                 operands = (computation.get(operand) for operand in instruction.operands)
                 given = sum(sum(operand.sizes) for operand in operands if operand)
-                count[kind] += n
-                size[kind] += n * max([given, *instruction.sizes])
-    return [Collective(kind, count[kind], size[kind]) for kind in COLLECTIVES if count[kind]]
+                found[kind]["count"] += n
+                found[kind]["bytes"] += n * max([given, *instruction.sizes])
+    return {kind: figures for kind, figures in found.items() if figures["count"]}
 
 
-def _fused(computations: dict[str, Computation], times: dict[str, int]) -> dict[str, int]:
+def _fused(program: Program) -> dict[str, int]:
     """How often the computations inside fusions run."""
     found: dict[str, int] = defaultdict(int)
-    for name, n in times.items():
-        for instruction in computations[name].values():
+    for name, n in program.times.items():
+        for instruction in program.computations[name].values():
             if instruction.opcode == "fusion":
                 for called in _CALLED.findall(instruction.rest):
                     found[called] += n

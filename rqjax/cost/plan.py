@@ -41,7 +41,7 @@ def figures(compiled: jax.stages.Compiled, text: str, work: Flops, devices: int,
     program, memory = hlo.parse(text), compiled.memory_analysis()
     assert memory is not None  # a TPU's compiler gives it
     collectives, moved = hlo.collectives(program), hlo.traffic(program)
-    sent = sum(collective.bytes for collective in collectives)
+    sent = sum(x["bytes"] for x in collectives.values())
     seconds = {
         "compute": work.passes / devices / chip.bfloat16,
         "memory": moved / chip.memory,
@@ -51,7 +51,7 @@ def figures(compiled: jax.stages.Compiled, text: str, work: Flops, devices: int,
         "fits": True,
         "peak_bytes": memory.peak_memory_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
-        "collectives": {x.kind: {"count": x.count, "bytes": x.bytes} for x in collectives},
+        "collectives": collectives,
         "flops": work.total / devices,
         "flops_of_the_compiler_loops_once": (compiled.cost_analysis() or {}).get("flops"),
         "memory_traffic_bytes": moved,

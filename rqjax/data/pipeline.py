@@ -11,6 +11,7 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding
 
+from rqjax.checks import at_least, one_of
 from rqjax.data import augment, sources
 from rqjax.errors import InputError
 from rqjax.mesh import rows as rows_of
@@ -54,16 +55,14 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises InputError for a value that no source can serve."""
-        choices = {"name": NAMES, "filter": tuple(augment.FILTERS), "crop": CROPS, "on_corrupt": ("skip", "stop")}
+        one_of(NAMES, **{"data.name": self.name})
+        one_of(augment.FILTERS, **{"data.filter": self.filter})
+        one_of(CROPS, **{"data.crop": self.crop})
+        one_of(("skip", "stop"), **{"data.on_corrupt": self.on_corrupt})
         if self.name != "tfds":
-            choices["split"] = sources.SPLITS
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"data.{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        least = {"size": 1, "batch": 1, "count": 1, "classes": 1, "resize": 0, "threads": 0, "workers": 0, "seed": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(f"data.{name} is {getattr(self, name)}: expected at least {bound}")
+            one_of(sources.SPLITS, **{"data.split": self.split})
+        at_least(1, **{f"data.{name}": getattr(self, name) for name in ("size", "batch", "count", "classes")})
+        at_least(0, **{f"data.{name}": getattr(self, name) for name in ("resize", "threads", "workers", "seed")})
         if self.seed >= 2**32:
             raise InputError(f"data.seed is {self.seed}: expected less than 2**32")
         if 0 < self.resize < self.size:
@@ -106,7 +105,7 @@ class Stream(Iterator[dict[str, Any]]):
         self.corrupt: dict[str, str] = {}
         self._held, self._finish = [iterator], finish
         # also when nobody holds the stream any more, or at the end of the program while modules are still there
-        self._close = weakref.finalize(self, _let_go, self._held)
+        self.close = weakref.finalize(self, _let_go, self._held)
 
     def __next__(self) -> dict[str, Any]:
         while True:
@@ -116,9 +115,6 @@ class Stream(Iterator[dict[str, Any]]):
             self.corrupt |= batch.pop("corrupt")
             if batch:  # none is left where every file of it was unreadable
                 return self._finish(batch)
-
-    def close(self) -> None:
-        self._close()
 
     def __enter__(self) -> "Stream":
         return self

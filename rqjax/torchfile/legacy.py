@@ -28,8 +28,8 @@ def read_legacy(mapped: mmap.mmap) -> object:
     used = Storages(lambda storage: np.broadcast_to(np.zeros((), STORAGES[storage.kind]), storage.length))
     read_pickle(window, storage=used)
     keys = read_pickle(window)
-    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys) and set(keys) == set(used.loaded)
-    if not isinstance(keys, list) or not known or len(keys) != len(used.loaded):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not isinstance(keys, list) or not texts or sorted(keys) != sorted(used.loaded):
         raise InputError(f"its list of storages is not that of its pickle: {DAMAGED}")
     contents, position, raw = {}, window.position, np.frombuffer(mapped, np.uint8)
     for storage, _ in (used.loaded[key] for key in keys):
@@ -37,6 +37,5 @@ def read_legacy(mapped: mmap.mmap) -> object:
             raise InputError(f"storage {storage.key!r} has another length than its pickle says: {DAMAGED}")
         contents[storage.key] = storage.elements(raw[position + 8 :])
         position += 8 + contents[storage.key].nbytes
-    return read_pickle(
-        Window(mapped, start, len(mapped)), CONSTRUCTORS, Storages(lambda storage: contents[storage.key])
-    )
+    window = Window(mapped, start, len(mapped))
+    return read_pickle(window, CONSTRUCTORS, Storages(lambda storage: contents[storage.key]))

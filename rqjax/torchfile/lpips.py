@@ -21,12 +21,11 @@ def entries() -> list[Entry]:
     """The table: torchvision's VGG16 `features.*`, and the lin layers as LPIPS names them."""
     ours = shapes_of(shapes())
     table, layer, i = [], 0, 0
-    for group in VGG16:
+    for j, group in enumerate(VGG16):
         for _ in group:
             table += layer_entries(f"features.{layer}", f"convs/{i}", ours)
             layer, i = layer + 2, i + 1  # a convolution and its ReLU
         layer += 1  # the pooling
-    for j, group in enumerate(VGG16):
         table.append(Entry(f"lin{j}.model.1.weight", f"lins/{j}", (1, group[-1], 1, 1)))
     return table
 
@@ -46,13 +45,10 @@ def shipped_lin() -> dict[str, np.ndarray]:
         return {f"{name}.model.1.weight": data[name].reshape(1, -1, 1, 1) for name in data.files}
 
 
-def load_lpips(
-    vgg16_path: str, lin_path: str | None = None, *, dtype: DTypeLike = jnp.float32, verify: bool = True
-) -> LPIPS:
-    """LPIPS from torchvision's VGG16 file, and from the lin layers that ship or those of a file.
+def load_lpips(vgg16_path: str, *, dtype: DTypeLike = jnp.float32, verify: bool = True) -> LPIPS:
+    """LPIPS from torchvision's VGG16 file, and from the lin layers that ship.
 
-    `verify` compares the file's SHA-256 with that of the published one. Raises InputError if a file is missing
-    or another.
+    `verify` compares the file's SHA-256 with that of the published one. Raises InputError if it is missing or another.
     """
     if not pathlib.Path(vgg16_path).is_file():
         raise InputError(f"vgg16_path={vgg16_path!r} is not a file: {REMEDY}")
@@ -61,13 +57,8 @@ def load_lpips(
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if not found.startswith(VGG16_SHA256):
             raise InputError(f"{vgg16_path} has SHA-256 {found[:8]}..., expected {VGG16_SHA256}...: {REMEDY}")
-    lin = shipped_lin() if lin_path is None else _state_dict(lin_path)
-    return from_torch(_state_dict(vgg16_path), lin, dtype)
-
-
-def _state_dict(path: str) -> StateDict:
-    contents = file.load(path)
+    contents = file.load(vgg16_path)
     tensors = contents if isinstance(contents, dict) else {}
     if not tensors or not all(isinstance(key, str) and isinstance(tensors[key], np.ndarray) for key in tensors):
-        raise InputError(f"{path} is not a state dict: expected a dictionary of tensors by name")
-    return tensors
+        raise InputError(f"{vgg16_path} is not a state dict: expected a dictionary of tensors by name")
+    return from_torch(tensors, shipped_lin(), dtype)

@@ -38,13 +38,8 @@ def scalar(dtype: object, data: object) -> object:
     return number
 
 
-def reconstruct(subtype: object, shape: object, code: object) -> np.ndarray:
-    """An empty array, which the pickle fills later by setting its state."""
-    return np.empty(0, np.int8)
-
-
 def set_state(array: np.ndarray, state: object) -> None:
-    """Makes `array`, which `reconstruct` made, the one of `state` (version, shape, dtype, Fortran order, content)."""
+    """Makes `array`, an empty one of this pickle, that of `state` (version, shape, dtype, Fortran order, content)."""
     if array.shape != (0,) or array.dtype != np.int8 or not array.flags.owndata or not isinstance(state, tuple):
         raise TypeError("it sets the state of a tensor")
     _, shape, foreign, fortran, data = state

@@ -79,7 +79,7 @@ class Reader(pickle._Unpickler):
     read: Callable[[int], bytes]
     pop_mark: Callable[[], list]
 
-    def __init__(self, window: Window, constructors: Constructors, storage: Callable[[object], object]):
+    def __init__(self, window: Window, constructors: Constructors, storage: Callable[[object], object] | None):
         super().__init__(window, encoding="latin1")
         self.window, self.constructors, self.storage = window, constructors, storage
         self.names: dict[tuple[str, str], Foreign] = {}
@@ -102,6 +102,8 @@ class Reader(pickle._Unpickler):
         return self.names.setdefault((module, name), Foreign(module, name))
 
     def persistent_load(self, pid: object) -> object:
+        if self.storage is None:
+            raise ValueError("a storage is referred to outside the checkpoint's pickle")
         return self.storage(pid)
 
     def call(self, target: object, arguments: object) -> object:
@@ -170,13 +172,8 @@ Reader.dispatch = Instructions(
 )
 
 
-def no_storage(_: object) -> object:
-    """The storages of a pickle that may have none."""
-    raise ValueError("a storage is referred to outside the checkpoint's pickle")
-
-
 def read_pickle(
-    window: Window, constructors: Constructors | None = None, storage: Callable[[object], object] = no_storage
+    window: Window, constructors: Constructors | None = None, storage: Callable[[object], object] | None = None
 ) -> object:
     """The object that the next pickle of `window` describes; afterwards the window stands behind its last byte.
 

@@ -129,7 +129,7 @@ def test_the_embedded_images_are_scaled_to_the_crop():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "mnist"}, "choose one of fashion_mnist"),
+        ({"name": "mnist"}, "expected one of fashion_mnist"),
         ({"crop": "middle"}, "'middle'"),
         ({"filter": "nearest"}, "bilinear"),
         ({"on_corrupt": "ignore"}, "skip, stop"),

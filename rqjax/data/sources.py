@@ -1,5 +1,6 @@
 """Where images come from: random access by index to an encoded image or its pixels, and a label."""
 
+import dataclasses
 import hashlib
 import importlib.resources
 import os
@@ -17,8 +18,6 @@ SPLITS = ("train", "test", "validation", "all")
 _HELD_OUT = {"test": ("test", "val", "validation"), "validation": ("val", "validation", "test")}
 _ONE_CLASS = "images"
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-
 Record = dict[str, bytes | int | np.ndarray]
 """An example: fields by name."""
 
@@ -37,17 +36,14 @@ class Source(Protocol):
         """The name of example `index` in messages: a file's path, a record's number."""
 
 
+@dataclasses.dataclass
 class Arrays:
     """Images and labels held in memory."""
 
-    def __init__(
-        self,
-        image: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w c"],
-        label: Int[np.ndarray, "n"],
-        classes: tuple[str, ...],
-        title: str,
-    ):
-        self.image, self.label, self.classes, self.title = image, label, classes, title
+    image: UInt8[np.ndarray, "n h w"] | UInt8[np.ndarray, "n h w c"]
+    label: Int[np.ndarray, "n"]
+    classes: tuple[str, ...]
+    title: str
 
     def __len__(self) -> int:
         return len(self.image)
@@ -110,9 +106,7 @@ class Folder:
             raise InputError(f"data.path {path!r} is not a folder: give a folder of images, or of class folders")
         folders = _split_folders(top)
         self.classes = _classes(top / folders[0], _files(top / folders[0]))
-        found: list[tuple[pathlib.Path, str]] = []
-        for folder in _chosen(top, folders, split):
-            found += [(top / folder, file) for file in _files(top / folder)]
+        found = [(top / folder, file) for folder in _chosen(top, folders, split) for file in _files(top / folder)]
         if len(folders) == 1 and split != "all":
             found = [(root, file) for root, file in found if _held_out(file, holdout) == (split != "train")]
         if not found:
@@ -203,9 +197,8 @@ class Prepared:
             )
         if not hasattr(features, "keys") or "image" not in features:
             raise InputError(f"{info.name} has no feature called image: its features are {features}")
-        decoders = {"image": tfds.decode.SkipDecoding()}
         try:
-            self.records = builder.as_data_source(split=split, decoders=decoders)
+            self.records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         except (KeyError, ValueError) as error:
             splits = ", ".join(info.splits)
             raise InputError(f"{info.name} has no split {split!r}: choose data.split from {splits}") from error

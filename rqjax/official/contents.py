@@ -14,11 +14,11 @@ from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig
-from rqjax.store.safetensor_file import load_safetensors, save_safetensors
+from rqjax.store.safetensor_file import load_safetensors
 from rqjax.torchfile.table import StateDict
 
 REST = "rest.safetensors"
-"""Beside an imported model: LPIPS, running statistics of a discriminator, whatever says nothing about the model."""
+"""Beside an imported model, so that it can go back: LPIPS, a discriminator's running statistics, and the like."""
 APART = "discriminator/"
 """The prefix there of the keys of an RQ file's `discriminator`, which is beside the state dict."""
 INSIDE = "loss.discriminator."
@@ -66,20 +66,14 @@ def other_items(
     return {"discriminator": critic}, left
 
 
-def save_rest(folder: pathlib.Path, rest: StateDict) -> None:
-    """Keeps beside a model what its official file held more, so that it can go back there."""
-    if rest:
-        save_safetensors(folder / REST, rest)
-
-
 def contents(run: Run, state_dict: StateDict) -> dict[str, dict[str, np.ndarray]]:
     """An official checkpoint of a run: its model's state dict, its discriminator, and what its import had kept."""
-    stage, tensors, path = run.config.stage, {}, pathlib.Path(run.path) / REST
+    stage, path = run.config.stage, pathlib.Path(run.path) / REST
+    tensors = load_safetensors(path)[0] if path.is_file() else {}
     if isinstance(stage, AutoencodeConfig) and run.has("discriminator"):
         critic = run.item("discriminator", discriminator.shapes(stage.disc_ndf, stage.disc_num_layers))
         prefix = APART if isinstance(stage.model, RQVAEConfig) else INSIDE
-        tensors = {prefix + key: x for key, x in discriminator.to_torch(critic).items()}
-    tensors |= load_safetensors(path)[0] if path.is_file() else {}
+        tensors = {prefix + key: x for key, x in discriminator.to_torch(critic).items()} | tensors
     apart = {key.removeprefix(APART): x for key, x in tensors.items() if key.startswith(APART)}
     inside = {key: x for key, x in tensors.items() if not key.startswith(APART)}
     return {"state_dict": {**state_dict, **inside}} | ({"discriminator": apart} if apart else {})

@@ -13,6 +13,7 @@ from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import model_folder
+from rqjax.store.safetensor_file import save_safetensors
 from rqjax.torchfile import file
 
 FLAGS = flags.FlagValues()
@@ -96,7 +97,8 @@ def torch_to_folder(
         model = import_model(state_dict, described.model)
         items, rest = contents.other_items(config, held, state_dict, to_torch(model))
         model_folder.save(folder, to_dict(config), {"model": model, **items}, terms)
-        contents.save_rest(folder, rest)
+        if rest:
+            save_safetensors(folder / contents.REST, rest)
 
 
 def _keep_tokenizer(source: str, config: Config, folder: pathlib.Path) -> None:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from rqjax.quantize.distance import nearest
 from rqjax.quantize.gradient import unit
-from rqjax.quantize.kmeans import kmeans
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import Book
 
@@ -16,6 +16,8 @@ SMOOTHING = 1e-5
 """Pseudo-count added to every code when counts become means."""
 JITTER = 0.01
 """Width of the noise that tells copies of one candidate apart, in units of 1/sqrt(dim)."""
+ROUNDS = 10
+"""Of Lloyd's algorithm."""
 
 
 @pytree
@@ -129,3 +131,25 @@ def candidates(key: Key[Array, ""], x: Float[Array, "n dim"], count: int) -> Flo
     if copies == 1:
         return drawn
     return drawn + jax.random.uniform(shake, drawn.shape) * (JITTER / math.sqrt(dim))
+
+
+def kmeans(
+    x: Float[Array, "n dim"], centres: Float[Array, "codes dim"], normalize: bool
+) -> tuple[Float[Array, "codes dim"], Float[Array, "codes"]]:
+    """Centres after Lloyd's rounds from `centres` on, and the number of vectors of each; of length 1 if `normalize`.
+
+    A centre that no vector is nearest to stays where it is.
+    """
+
+    def around(centres: Array) -> tuple[Array, Array]:
+        found = nearest(centres, x)
+        hits = jax.ops.segment_sum(jnp.ones(found.shape, jnp.float32), found, centres.shape[0])
+        return jax.ops.segment_sum(x, found, centres.shape[0]), hits
+
+    def improve(_: Array, centres: Array) -> Array:
+        sums, hits = around(centres)
+        means = jnp.where(hits[:, None] > 0, sums / jnp.maximum(hits, 1)[:, None], centres)
+        return unit(means) if normalize else means
+
+    centres = jax.lax.fori_loop(0, ROUNDS, improve, centres)
+    return centres, around(centres)[1]

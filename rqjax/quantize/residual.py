@@ -208,14 +208,12 @@ class ResidualQuantizer:
         }
 
     def vectors(self, codes: Int[Array, "*grid d"]) -> Float[Array, "*grid d dim"]:
-        """The vector of each code of the first `d` depths, not summed."""
         if len(self.codebooks) == 1:
             return self.codebooks[0].vectors(codes)
         by_depth = [self.codebooks[index].vectors(codes[..., index]) for index in range(codes.shape[-1])]
         return jnp.stack(by_depth, axis=-2)
 
     def embed(self, codes: Int[Array, "*grid d"]) -> Float[Array, "*grid dim"]:
-        """The vectors that the codes of the first `d` depths stand for: the sum of their vectors."""
         return jnp.sum(self.vectors(codes), axis=-2)
 
     def draw(
@@ -223,16 +221,13 @@ class ResidualQuantizer:
     ) -> tuple[Int[Array, "b n depth"], Float[Array, "b n depth dim"]]:
         """See `soft.draw`. Raises ValueError for books that have no soft codes."""
         x = self.codebooks[0].project(z.astype(jnp.float32))
-        return soft.draw(self._tables(), x, key, self.depth, temperature, stochastic, chunk)
+        return soft.draw([book.table for book in self.codebooks], x, key, self.depth, temperature, stochastic, chunk)
 
     def distribution(
         self, residuals: Float[Array, "*grid depth dim"], temperature: float | Scalar
     ) -> Float[Array, "*grid depth codes"]:
         """See `soft.distribution`. Raises ValueError for books that have no soft codes."""
-        return soft.distribution(self._tables(), residuals, temperature)
-
-    def _tables(self) -> tuple[Float[Array, "_ dim"], ...]:
-        return tuple(book.table for book in self.codebooks)
+        return soft.distribution([book.table for book in self.codebooks], residuals, temperature)
 
 
 def _mean_of_rows(distance: Float[Array, "depth *grid dim"]) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """Images to global batches. Batch k is a pure function of (config, k, files): resuming needs no state but the step."""
 
+import contextlib
 import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,7 @@ def open_source(config: DataConfig) -> sources.Source:
     return embedded
 
 
-class Stream(Iterator[dict[str, Any]]):
+class Stream(Iterator[dict[str, Any]], contextlib.AbstractContextManager["Stream"]):
     """Batches, and what is known about them so far.
 
     `source` is the data set. `corrupt` maps the name of each unreadable file met up to the last batch to the reason.
@@ -115,9 +116,6 @@ class Stream(Iterator[dict[str, Any]]):
             self.corrupt |= batch.pop("corrupt")
             if batch:  # none is left where every file of it was unreadable
                 return self._finish(batch)
-
-    def __enter__(self) -> "Stream":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -116,9 +116,9 @@ def _by_features(encoder: Section, loss: Section, grids: tuple[int, ...]) -> Rou
     router.expect(AGREE, num_channels=encoder.whole("z_channels"))
     layers, activation = GATES[router.text("gate_type", "1layer-fc", choices=GATES)]
     groups = router.text("normalization_type", "none")
-    if not re.fullmatch("none|group-[1-9][0-9]{0,8}", groups):
+    if not (found := re.fullmatch("none|group-([1-9][0-9]{0,8})", groups)):
         raise InputError(f"normalization_type of the router is {ascii(groups)[:80]}: expected none, or group-NUMBER")
-    groups = 0 if groups == "none" else int(groups.removeprefix("group-"))
+    groups = int(found[1] or 0)
     ratios, weight = _budget(loss, grids)
     return RoutingConfig(ratios=ratios, budget_weight=weight, groups=groups, layers=layers, activation=activation)
 
@@ -154,9 +154,6 @@ def _renames(shapes: Shapes) -> dict[str, str]:
 
 
 def held(state_dict: StateDict, model: DQVAE) -> StateDict:
-    """The state dict without its losses, and where no positions are added without the tables that it has all the same.
-
-    The release saves some that it never applies.
-    """
+    """The state dict without its losses and without tables of positions that the release saves but never applies."""
     unused = ("loss.", "decoder.position_bias.") if model.config.position == "none" else ("loss.",)
     return {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}

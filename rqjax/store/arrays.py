@@ -1,7 +1,7 @@
 """A tree of modules and dataclasses as a flat dictionary of named arrays, and back."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -31,11 +31,8 @@ class Place:
     row: int | None = None
 
 
-@runtime_checkable
-class Places(Protocol):
-    """Tells the place of every array that is wanted, given the names of all that are stored."""
-
-    def __call__(self, wanted: Collection[str], stored: Collection[str]) -> dict[str, Place]: ...
+Places = Callable[[Collection[str], Collection[str]], dict[str, Place]]
+"""The place of every array that is wanted, given the names of those and of all that are stored."""
 
 
 def same_names(wanted: Collection[str], stored: Collection[str]) -> dict[str, Place]:

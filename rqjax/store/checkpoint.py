@@ -34,8 +34,14 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # a save that was cut off takes space that the next one may need
         )
         self._under_way = 0
+        # arrays that several devices hold whole are cut among them only where it is worth it
+        array = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_PART)
+        types = ((jax.Array, array), (np.ndarray, ocp.type_handlers.NumpyHandler()))
+        trees = ocp.PyTreeCheckpointHandler(
+            type_handler_registry=ocp.type_handlers.create_type_handler_registry(*types)
+        )
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        handlers.add(None, ocp.args.PyTreeSave, _arrays())
+        handlers.add(None, ocp.args.PyTreeSave, trees)
         handlers.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
 
@@ -51,7 +57,8 @@ class Checkpoints:
         """
         if step == self.latest() or not (force or self._manager.should_save(step)):
             return False
-        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in _items(state).items()}
+        fields = {name: to_arrays({name: part}) for name, part in vars(state).items()}
+        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in fields.items() if arrays}
         args = ocp.args.Composite(config=ocp.args.JsonSave(dict(config)), **items)
         with self._saving():
             self._manager.wait_until_finished()
@@ -63,10 +70,10 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise InputError(f"{self.folder} holds no checkpoint to restore")
-        newest, items = Checkpoint(self.folder / str(step)), {}
-        for name, part in _fields(like).items():
-            items[name] = newest.item(name, part, places) if jax.tree.leaves(part) else part
-        return dataclasses.replace(like, **items)  # pyrefly: ignore  (a dataclass, as _fields has seen)
+        newest = Checkpoint(self.folder / str(step))
+        saved = {name: part for name, part in vars(like).items() if jax.tree.leaves(part)}
+        items = {name: newest.item(name, part, places) for name, part in saved.items()}
+        return dataclasses.replace(like, **items)  # pyrefly: ignore  (every state is a dataclass)
 
     def close(self) -> None:
         """Waits for a save under way, and ends the manager's threads. Raises RunError if the disk did not take it."""
@@ -113,21 +120,3 @@ def failing_disk(
         raise RunError(
             f"{workdir}: {failed()}: {happened}; {whole}: {remedy} and run the same command again"
         ) from error
-
-
-def _arrays() -> ocp.PyTreeCheckpointHandler:
-    """Writes trees of arrays; those that several devices hold whole are cut among them only where it is worth it."""
-    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_PART)
-    types = ((jax.Array, handler), (np.ndarray, ocp.type_handlers.NumpyHandler()))
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=ocp.type_handlers.create_type_handler_registry(*types))
-
-
-def _fields(state: object) -> dict[str, object]:
-    if not dataclasses.is_dataclass(state):
-        raise TypeError(f"a {type(state).__name__} is no training state: expected a dataclass")
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-
-
-def _items(state: object) -> dict[str, dict[str, jax.Array | np.ndarray]]:
-    fields = {name: to_arrays({name: part}) for name, part in _fields(state).items()}
-    return {name: arrays for name, arrays in fields.items() if arrays}

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """A folder in that form, to be read: see store.stored.Stored."""
+    """A folder in that form, to be read; its items are fields of a training state, "model" at least."""
 
     folder: Path
     step: int = 0

@@ -9,7 +9,6 @@ import math
 import mmap
 import os
 from collections.abc import Mapping
-from typing import IO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,7 +22,6 @@ HEADER_BYTES = 10_000_000
 ALIGNMENT = 8
 """The data starts at a multiple of this, as the format asks of writers."""
 METADATA = "__metadata__"
-CHUNK = 2**24
 
 NAMES = (
     "F64:float64 F32:float32 F16:float16 BF16:bfloat16 F8_E4M3:float8_e4m3fn F8_E5M2:float8_e5m2 I64:int64 I32:int32 "
@@ -94,13 +92,7 @@ def save_safetensors(
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            _write(file, np.ascontiguousarray(arrays[name], known[name][0]))
-
-
-def _write(file: IO[bytes], array: np.ndarray) -> None:
-    content = array.reshape(-1).view(np.uint8)
-    for start in range(0, len(content), CHUNK):
-        file.write(content[start : start + CHUNK].data)
+            file.write(np.ascontiguousarray(arrays[name], known[name][0]).reshape(-1).view(np.uint8).data)
 
 
 def _described(name: str, array: object) -> tuple[np.dtype, list[int]]:

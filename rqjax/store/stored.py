@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -22,36 +22,15 @@ UNREADABLE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
 T = TypeVar("T")
 
 
-@runtime_checkable
-class Stored(Protocol):
-    """A model and its configuration on disk, with other items of a training state if there are any."""
-
-    @property
-    def step(self) -> int:
-        """Finished steps; 0 for a model by itself."""
-        ...
-
-    def config(self) -> dict[str, object]:
-        """The configuration, as JSON."""
-        ...
-
-    def has(self, name: str) -> bool:
-        """Whether the item `name` (a field of a training state: "model", "ema", ...) is there."""
-        ...
-
-    def item(self, name: str, like: T, places: Places = same_names) -> T:
-        """The item `name` in the structure of `like`, shapes that say where each array shall live."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """One whole checkpoint."""
+    """One whole checkpoint, whose items are the fields of a training state ("model", "ema", ...)."""
 
     folder: Path
 
     @property
     def step(self) -> int:
+        """Finished steps."""
         return int(self.folder.name)
 
     def config(self) -> dict[str, object]:
@@ -63,13 +42,12 @@ class Checkpoint:
             raise _damaged(path, error) from error
 
     def has(self, name: str) -> bool:
-        """Whether the field `name` of the training state was saved, which it is unless it is empty."""
+        """Whether the item `name` was saved, which it is unless it is empty."""
         return (self.folder / name).is_dir()
 
     def item(self, name: str, like: T, places: Places = same_names) -> T:
-        """A field of the training state, placed as `like` says, or whole on every device of the mesh in force.
-
-        Raises InputError if it is damaged, or not of the shapes of `like`.
+        """An item in the structure of `like` (shapes), each array where its shape says, or whole on every device of the
+        mesh in force. Raises InputError if it is damaged, or does not fit.
         """
         path = self.folder / name
         wanted = to_arrays({name: _placed(like)})
@@ -88,6 +66,10 @@ class Checkpoint:
                 raise _damaged(path, error) from error
         arrays = {key: _take(stored[place.name], place, wanted[key]) for key, place in taken.items()}
         return from_arrays({name: like}, arrays)[name]
+
+
+Stored = Checkpoint | ModelFolder
+"""A model and its configuration on disk, with other items of a training state if there are any."""
 
 
 def steps(workdir: str | os.PathLike[str]) -> list[int]:

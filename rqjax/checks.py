@@ -44,14 +44,9 @@ def divides(whole: int, of: str, **fields: int) -> None:
 def frozen(config: Config) -> Config:
     """A deep copy that nobody else holds, with lists turned to tuples: a static field of a model must be hashable."""
     copied = copy.deepcopy(config)
-    _freeze(copied)
-    return copied
-
-
-def _freeze(config: object) -> None:
-    for field in dataclasses.fields(config):  # pyrefly: ignore[bad-argument-type]
-        value = getattr(config, field.name)
+    for name, value in vars(copied).items():
         if dataclasses.is_dataclass(value):
-            _freeze(value)
+            setattr(copied, name, frozen(value))
         elif isinstance(value, list):
-            setattr(config, field.name, tuple(value))
+            setattr(copied, name, tuple(value))
+    return copied

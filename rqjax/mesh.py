@@ -81,19 +81,16 @@ def auto_shape(devices: Sequence[jax.Device], rows: int, state: PyTree) -> str:
     """
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     each = len(devices) // slices
-    heads = _dimension(state, r"blocks/query/kernel$", -2)  # none: a model that only data parallelism serves
-    most = each if heads else 1
-    for model in (n for n in range(1, most + 1) if each % n == 0 and all(h % n == 0 for h in heads)):
-        if rows % (slices * each // model) == 0 and _largest_layer(state) <= GATHERED * model:
+    heads = {x.shape[-2] for name, x in _named(state) if name.endswith("blocks/query/kernel")}
+    most = each if heads else 1  # without heads only data parallelism serves
+    for model in range(1, most + 1):
+        fits = all(whole % model == 0 for whole in (each, *heads)) and rows % (slices * each // model) == 0
+        if fits and _largest_layer(state) <= GATHERED * model:
             return f"{slices}x{each // model}x{model}"
     raise InputError(
         f"no mesh of {len(devices)} devices splits {rows} rows: choose data.batch (and stage.accumulate) so that"
         f" a microbatch is a multiple of {slices * each}, or a mesh"
     )
-
-
-def _dimension(state: PyTree, pattern: str, axis: int) -> set[int]:
-    return {x.shape[axis] for name, x in _named(state) if re.search(pattern, name)}
 
 
 def _largest_layer(state: PyTree) -> int:
@@ -112,8 +109,7 @@ def _named(state: PyTree) -> list[tuple[str, Shaped]]:
 
 def name_of(path: KeyPath) -> str:
     """A leaf's name, as in `network/encoder/conv_in/kernel`: its path without the boxes flax puts around arrays."""
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return name.removesuffix("/value")
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
 def shard_state(state: PyTree, mesh: Mesh, split_codebooks: bool = False, min_size: int = MIN_SIZE) -> PyTree:
@@ -161,18 +157,14 @@ def _fsdp_axis(name: str, x: Shaped, n: int, axes: Sequence[str | None]) -> int 
     return int(free[0]) if free else None
 
 
-def rows(mesh: Mesh) -> P:
+def rows(mesh: Mesh | AbstractMesh) -> P:
     """How the first dimension of a batch lies on a mesh."""
-    return P(_row_axes(mesh.axis_names))
+    return P(("replica", "data") if "replica" in mesh.axis_names else "data")
 
 
 def shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a mesh, or the one in force, splits a batch; 1 for none."""
     return math.prod(mesh.shape.get(axis, 1) for axis in ("replica", "data"))
-
-
-def _row_axes(names: Sequence[str]) -> str | tuple[str, str]:
-    return ("replica", "data") if "replica" in names else "data"
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -183,7 +175,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    by_rows = _row_axes(mesh.axis_names)
+    by_rows = rows(mesh)[0]
     return jax.lax.with_sharding_constraint(x, P(*(by_rows if axis == "data" else axis for axis in axes)))
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -117,13 +117,10 @@ def make(config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] 
 def _decay_weights(weight_decay: float, mask: Callable[[str], bool]) -> optax.GradientTransformation:
     """Adds weight_decay x weight where the name says so; optax.masked would put placeholders inside the modules."""
 
-    def update(updates: PyTree[Array], state: optax.OptState, params: PyTree[Array] = None) -> Any:
-        def decay(path: KeyPath, u: jax.Array, p: jax.Array) -> jax.Array:
-            return u + weight_decay * p if mask(name_of(path)) else u
+    def decay(path: KeyPath, u: jax.Array, p: jax.Array) -> jax.Array:
+        return u + weight_decay * p if mask(name_of(path)) else u
 
-        return jax.tree_util.tree_map_with_path(decay, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(decay, updates, params))
 
 
 def ema_update(ema: T, model: T, step: Shaped[ArrayLike, ""], decay: float) -> T:

@@ -1,8 +1,9 @@
 """The description of one run: files in configs/ fill it in, flags override any field, every checkpoint keeps it."""
 
 import dataclasses
-import importlib.util
 import pathlib
+import runpy
+import typing
 
 from rqjax.checks import at_least
 from rqjax.data.pipeline import DataConfig
@@ -22,7 +23,6 @@ from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
 
 StageKind = AutoencodeConfig | ClassifyConfig | PredictConfig
-_STAGES = (AutoencodeConfig, ClassifyConfig, PredictConfig)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -77,14 +77,12 @@ end of the schedule; train prints a note)."""
 
 _MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RQTransformerConfig, RQVAEConfig)
 _PARTS = (DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *_STAGES, *_MODELS, *_PARTS)}
+_TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *typing.get_args(StageKind), *_MODELS, *_PARTS)}
 
 
 def to_dict(config: object) -> dict[str, object]:
     """A configuration as dictionaries for JSON, each with its `type`; tuples become lists. Config has its `version`."""
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise TypeError(f"a {type(config).__name__} is no configuration: expected a dataclass")
-    fields = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    fields = {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}  # pyrefly: ignore
     version = {"version": VERSION} if isinstance(config, Config) else {}
     return {"type": type(config).__name__, **version, **fields}
 
@@ -140,12 +138,8 @@ def load_file(name: str, variant: str = "") -> Config:
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise InputError(f"no configuration {name}: looked for {paths[0]} and {paths[1]}")
-    spec = importlib.util.spec_from_file_location(f"rqjax_config_{name}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"cannot import {path}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant) if variant else module.get_config()
+    get_config = runpy.run_path(str(path))["get_config"]
+    return get_config(variant) if variant else get_config()
 
 
 def tokenizer_of(name: str, variant: str = "") -> TokenizerConfig:

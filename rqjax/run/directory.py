@@ -1,8 +1,8 @@
 """A run directory, opened: its configuration, its model, its tokenizer and their licences."""
 
-import dataclasses
 import functools
 import os
+import types
 from typing import Any, TypeVar
 
 import jax
@@ -124,12 +124,5 @@ class Run:
     def write(self, target: str | os.PathLike[str], model: object) -> None:
         """Writes `model`, which is this run's, as a run directory with the same step, configuration and licence."""
         with Checkpoints(target, every=1, keep=1) as saves:
-            saves.save(self.step, _Model(model), to_dict(self.config), force=True)
+            saves.save(self.step, types.SimpleNamespace(model=model), to_dict(self.config), force=True)
         model_folder.write_licence(target, self.licence)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Model:
-    """A training state of which only the model is kept."""
-
-    model: object

@@ -13,7 +13,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from types import FrameType
 from typing import NoReturn, TypedDict
 
 import jax
@@ -112,8 +111,7 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
         return {"cluster_detection_method": "slurm"}
     if on_tpu:
         # Kubernetes lists the workers in the environment; elsewhere the metadata server does, if there is one
-        workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
-        if workers:
+        if workers := environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"):
             alone = len(workers.split(",")) * _count(environ, "MEGASCALE_NUM_SLICES") == 1
         else:
             alone = "TPU_SKIP_MDS_QUERY" in environ
@@ -165,22 +163,19 @@ class PreemptionNotice:
     """
 
     def __enter__(self) -> "PreemptionNotice":
-        self._noted = False
+        self._noted: list[int] = []  # signals
         self._several = jax.process_count() > 1
         if not self._several:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._before = signal.signal(signal.SIGTERM, lambda number, frame: self._noted.append(number))
         return self
 
     def __exit__(self, *error: object) -> None:
         if not self._several:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
-
     def reached(self, step: int) -> bool:
         """Whether to save after `step` and leave; every process asks once after each step."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._several else self._noted
+        return multihost_utils.reached_preemption_sync_point(step) if self._several else bool(self._noted)
 
 
 def leave(status: int, error: BaseException | None = None) -> NoReturn:

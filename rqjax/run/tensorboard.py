@@ -21,10 +21,10 @@ class Board:
     def __init__(self, folder: pathlib.Path, start: int):
         directory_check(str(folder))
         self._writer = EventsWriter(str(folder / "events"))
-        # TensorBoard then hides the lines that an earlier start wrote beyond step `start`
-        self._write(Event(step=start + 1, file_version="brain.Event:2"))
-        self._write(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
         self._flushed = time.monotonic()
+        # TensorBoard then hides the lines that an earlier start wrote beyond step `start`
+        self._add(Event(step=start + 1, file_version="brain.Event:2"))
+        self._add(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         self._add(Event(step=step, summary=summary.scalar(name, value)))
@@ -33,13 +33,10 @@ class Board:
         self._add(Event(step=step, summary=summary.image(name, image, dataformats="HWC")))
 
     def _add(self, event: Event) -> None:
-        self._write(event)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def flush(self) -> None:
         self._writer.flush()

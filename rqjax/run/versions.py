@@ -15,7 +15,7 @@ FIRST = "0.1.0"
 """The version that wrote a configuration without one."""
 Stored = dict[str, object]  # a result of config.to_dict
 
-QUANTIZER = (*("depth", "decay", "restart_threshold", "update_once_per_step", "commitment_weight", "restart_warning"),)
+QUANTIZER = ("depth", "decay", "restart_threshold", "update_once_per_step", "commitment_weight", "restart_warning")
 """Fields of an RQVAEConfig of version 0.1 that are its quantizer's now."""
 
 

@@ -50,7 +50,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: object, config: Mapping[str, object], *, force: bool = False) -> bool:
-        """Starts a save of every non-empty field of `state`, a dataclass, if one is due at `step`; True if it did.
+        """Starts a save of every non-empty attribute of `state` if one is due at `step`; True if it did.
 
         `step` is a Python int: reading `state.step` would stall the devices. Raises RunError if the disk does not take
         this save, or did not take the one before.

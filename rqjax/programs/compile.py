@@ -6,6 +6,7 @@ is a bound: no step is faster, and how close one comes to it is not known here.
 """
 
 import contextlib
+import functools
 import json
 import pathlib
 import re
@@ -40,12 +41,11 @@ Program = tuple[jax.stages.Wrapped, tuple[PyTree, ...]]
 """A jitted function, and the shapes of its arguments with their places."""
 LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0}
 FLAGS = flags.FlagValues()
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.", flag_values=FLAGS)
-TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "Generation and shape of a slice, as in v5e:4x4 or v5p:2x4x4.", flag_values=FLAGS
-)
+TOPOLOGY = _string("topology", None, "Generation and shape of a slice, as in v5e:4x4 or v5p:2x4x4.")
 SLICES = flags.DEFINE_integer("slices", 1, "How many such slices.", lower_bound=1, flag_values=FLAGS)
-MESH = flags.DEFINE_string("mesh", "", "Instead of the configuration's mesh.", flag_values=FLAGS)
+MESH = _string("mesh", "", "Instead of the configuration's mesh.")
 SAMPLE = flags.DEFINE_integer(
     "sample", 0, "Compile the sampler for so many images instead of the training step.", flag_values=FLAGS
 )
@@ -56,8 +56,8 @@ QUICK = flags.DEFINE_bool(
     " training will run.",
     flag_values=FLAGS,
 )
-JSON = flags.DEFINE_string("json", "", "A file for the figures.", flag_values=FLAGS)
-TEXT = flags.DEFINE_string("text", "", "A file for the compiled program.", flag_values=FLAGS)
+JSON = _string("json", "", "A file for the figures.")
+TEXT = _string("text", "", "A file for the compiled program.")
 
 
 def main(_: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """Images through a tokenizer and back: `rqjax reconstruct --tokenizer runs/a --images FOLDER --out recon.png`."""
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -15,18 +16,13 @@ from rqjax.interface import Tokenizer
 from rqjax.run.directory import Run
 
 FLAGS = flags.FlagValues()
-TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "Run directory of a tokenizer, or of a prior trained on one.", flag_values=FLAGS
-)
-IMAGES = flags.DEFINE_string(
-    "images", None, "A folder of images, flat or with one sub-folder per class.", flag_values=FLAGS
-)
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+TOKENIZER = _string("tokenizer", None, "Run directory of a tokenizer, or of a prior trained on one.")
+IMAGES = _string("images", None, "A folder of images, flat or with one sub-folder per class.")
 COUNT = flags.DEFINE_integer(
     "count", 8, "How many of them, in the order of their names.", lower_bound=1, flag_values=FLAGS
 )
-OUT = flags.DEFINE_string(
-    "out", "reconstructions.png", "The picture: originals above, then one row a depth.", flag_values=FLAGS
-)
+OUT = _string("out", "reconstructions.png", "The picture: originals above, then one row a depth.")
 
 
 def main(_: Sequence[str]) -> None:

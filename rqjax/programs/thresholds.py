@@ -3,6 +3,7 @@
 `rqjax thresholds --images FOLDER --size 256 --patch 16 --bins=-1_1 --out thresholds.json`
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -16,15 +17,15 @@ from rqjax.errors import InputError
 from rqjax.quantize.entropy import BINS, patch_entropy, thresholds, write_thresholds
 
 FLAGS = flags.FlagValues()
-IMAGES = flags.DEFINE_string(
-    "images", None, "A folder of images; the embedded Fashion-MNIST if none.", flag_values=FLAGS
-)
-SPLIT = flags.DEFINE_string("split", "train", "Which part of it: train, test or all.", flag_values=FLAGS)
-SIZE = flags.DEFINE_integer("size", 256, "Pixels of a side: the model's resolution.", lower_bound=1, flag_values=FLAGS)
-PATCH = flags.DEFINE_integer("patch", 16, "Pixels of a side of a coarse region.", lower_bound=1, flag_values=FLAGS)
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+IMAGES = _string("images", None, "A folder of images; the embedded Fashion-MNIST if none.")
+SPLIT = _string("split", "train", "Which part of it: train, test or all.")
+SIZE = _integer("size", 256, "Pixels of a side: the model's resolution.", lower_bound=1)
+PATCH = _integer("patch", 16, "Pixels of a side of a coarse region.", lower_bound=1)
 BINS_FLAG = flags.DEFINE_enum("bins", "-1_1", list(BINS), "The range of the histogram's bins.", flag_values=FLAGS)
-COUNT = flags.DEFINE_integer("count", None, "Use so many images at most.", lower_bound=1, flag_values=FLAGS)
-OUT = flags.DEFINE_string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.", flag_values=FLAGS)
+COUNT = _integer("count", None, "Use so many images at most.", lower_bound=1)
+OUT = _string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.")
 
 
 def main(_: Sequence[str]) -> None:

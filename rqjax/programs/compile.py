@@ -8,6 +8,7 @@ is a bound: no step is faster, and how close one comes to it is not known here.
 import contextlib
 import functools
 import json
+import math
 import pathlib
 import re
 import time
@@ -15,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
@@ -166,17 +166,16 @@ def _step(config: Config, stage: Stage, placement: Placement) -> Program:
         mesh.with_sharding(jax.eval_shape(Skips.none), placement.whole),
         mesh.with_sharding(stage.frozen_shapes(), placement.whole),
         mesh.with_sharding(_batch(config), placement.rows),
-        _key(),
+        jax.eval_shape(jax.random.key, 0),
     )
 
 
 def _batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields that a step reads: images, and a class or a text for each."""
     rows, size, stage = config.data.batch, config.data.size, config.stage
-    shapes = {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8)}
-    for field in sorted(stage.fields - {"image"}):
-        shapes[field] = _labels(stage.model.condition, rows) if isinstance(stage, PredictConfig) else _integers(rows)
-    return shapes
+    condition = stage.model.condition if isinstance(stage, PredictConfig) else None
+    labels = {field: _labels(condition, rows) for field in sorted(stage.fields - {"image"})}
+    return {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8), **labels}
 
 
 def _sampler(config: Config, stage: Stage, images: int, placement: Placement) -> Program:
@@ -195,25 +194,18 @@ def _sampler(config: Config, stage: Stage, images: int, placement: Placement) ->
 
     labels = mesh.with_sharding(_labels(settings.model.condition, images), placement.rows)
     tokenizer = mesh.with_sharding(stage.frozen_shapes()["tokenizer"], placement.whole)
-    return jax.jit(draw), (model, tokenizer, labels, _key())
+    return jax.jit(draw), (model, tokenizer, labels, jax.eval_shape(jax.random.key, 0))
 
 
-def _labels(condition: Condition, rows: int) -> jax.ShapeDtypeStruct:
-    """The values of a condition: texts [rows length], or classes [rows]."""
-    return _integers(rows, condition.length) if condition.field == "text" else _integers(rows)
-
-
-def _integers(*shape: int) -> jax.ShapeDtypeStruct:
+def _labels(condition: Condition | None, rows: int) -> jax.ShapeDtypeStruct:
+    """The values of a prior's condition, texts [rows length] or classes [rows], or the classes of a classifier."""
+    shape = (rows, condition.length) if condition and condition.field == "text" else (rows,)
     return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def _key() -> jax.ShapeDtypeStruct:
-    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def _bytes_per_device(placement: Placement) -> int:
     pairs = zip(jax.tree.leaves(placement.state), jax.tree.leaves(placement.sharding), strict=True)
-    return sum(int(np.prod(place.shard_shape(x.shape))) * x.dtype.itemsize for x, place in pairs)
+    return sum(math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize for x, place in pairs)
 
 
 def _suggestion(config: Config, placement: Placement) -> str:

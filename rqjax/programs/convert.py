@@ -9,7 +9,7 @@ from absl import flags
 from rqjax.errors import InputError
 from rqjax.official import contents, documents, to_torch
 from rqjax.official.convert import first_stage, import_model
-from rqjax.run.config import Config, to_dict
+from rqjax.run.config import to_dict
 from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
@@ -39,9 +39,9 @@ def main(_: Sequence[str]) -> None:
     out = OUT.value
     if len(given) != 1 or not out:
         raise InputError(f"convert needs --out and one of {', '.join(f'--{flag.name}' for flag in directions)}")
-    for flag, partner in ((TORCH_CONFIG, FROM_TORCH), (TOKENIZER, FROM_TORCH), (LICENCE, FROM_TORCH)):
-        if flag.value and not partner.value:
-            raise InputError(f"--{flag.name} says something about --{partner.name}, which is not given")
+    for flag in (TORCH_CONFIG, TOKENIZER, LICENCE):
+        if flag.value and not FROM_TORCH.value:
+            raise InputError(f"--{flag.name} says something about --from_torch, which is not given")
     if FROM_TORCH.value:
         if not TORCH_CONFIG.value:
             raise InputError("--from_torch needs --torch_config FILE.yaml, the official configuration of the model")
@@ -81,7 +81,12 @@ def torch_to_folder(
             model = import_model(first_stage(state_dict), first.model)
             model_folder.save(folder / TOKENIZER_FOLDER, to_dict(first.run), {"model": model}, terms)
         if tokenizer is not None:
-            _keep_tokenizer(tokenizer, config, folder / TOKENIZER_FOLDER)
+            if not isinstance(config.stage, PredictConfig):
+                raise InputError("--tokenizer is for priors, and this is a tokenizer itself: leave it out")
+            run = Run.open(tokenizer).tokenizer()
+            config.stage.model.check_tokenizer(run.tokenizer_config)
+            config.stage.tokenizer = run.tokenizer_config
+            _write_folder(run, folder / TOKENIZER_FOLDER)
         model = import_model(state_dict, described.model)
         items, rest = contents.other_items(config, held, state_dict, to_torch(model))
         model_folder.save(folder, to_dict(config), {"model": model, **items}, terms)
@@ -89,19 +94,12 @@ def torch_to_folder(
             save_safetensors(folder / contents.REST, rest)
 
 
-def _keep_tokenizer(source: str, config: Config, folder: pathlib.Path) -> None:
-    """Puts a copy of a tokenizer into a prior's folder, if the prior can read its codes."""
-    if not isinstance(config.stage, PredictConfig):
-        raise InputError("--tokenizer is for priors, and this is a tokenizer itself: leave it out")
-    run = Run.open(source).tokenizer()
-    config.stage.model.check_tokenizer(run.tokenizer_config)
-    config.stage.tokenizer = run.tokenizer_config
-    _write_folder(run, folder)
-
-
 def run_to_torch(path: str, out: str, *, ema: bool = True) -> None:
     """Writes a run's model, and its discriminator if it has one, as a .pt file that the official programs load."""
-    _refuse_existing(out)
+    target = pathlib.Path(out)
+    if target.exists() or target.is_symlink():
+        raise InputError(f"{out} exists already: choose another place, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
     run = Run.open(path)
     tokenizer = run.kept_tokenizer.model() if run.kept_tokenizer else None
     file.save(out, contents.contents(run, to_torch(run.model(ema=ema), tokenizer)))
@@ -129,10 +127,3 @@ def folder_to_run(source: str, out: str) -> None:
         run.write(folder, run.model())
         if run.kept_tokenizer:
             run.kept_tokenizer.write(folder / TOKENIZER_FOLDER, run.kept_tokenizer.model())
-
-
-def _refuse_existing(out: str) -> None:
-    path = pathlib.Path(out)
-    if path.exists() or path.is_symlink():
-        raise InputError(f"{out} exists already: choose another place, or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)

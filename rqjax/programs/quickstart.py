@@ -15,11 +15,11 @@ import numpy as np
 from absl import flags
 
 from rqjax import data
-from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
+from rqjax.data.images import to_float, to_uint8, write_png
 from rqjax.errors import InputError
 from rqjax.interface import Prior, Tokenizer
 from rqjax.nets.sampling import Draw
-from rqjax.programs.reconstruct import reconstructions
+from rqjax.programs.reconstruct import reconstructions, squared_error
 from rqjax.programs.report import write_report
 from rqjax.programs.sample import picture, sample
 from rqjax.programs.train import train
@@ -65,7 +65,8 @@ def main(_: Sequence[str]) -> None:
         clock.lap(f"train_{name}")
     held_out = _held_out(configs[tokenizer])
     measure = _residual_figures if MODEL.value == "rq" else _dynamic_figures
-    summary = measure(models[tokenizer], held_out["image"], out)
+    every = max(len(held_out["image"]) // HELD_OUT, 1)
+    summary = measure(models[tokenizer], held_out["image"][::every][:HELD_OUT], out)
     images, labels = _samples(stage, configs[prior].seed, models[prior], models[tokenizer], out)
     judge = models["classifier"]
     summary["class_accuracy_by_a_small_classifier_trained_on_real_images"] = {
@@ -119,28 +120,22 @@ def _held_out(config: Config) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in ("image", "label")}
 
 
-def _residual_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
+def _residual_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
     """Reconstruction error and code usage by depth on held-out images; writes reconstructions.png."""
-    images = _some(held_out, HELD_OUT)
     rows = reconstructions(tokenizer, images)
     _write_rows(out / "reconstructions.png", images, *rows.values())
     codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
-    sizes = tokenizer.quantizer.sizes
-    used, effective = {}, {}
-    for d, name in enumerate(rows):
-        used[name] = float(usage(codes[..., d], sizes[d]))
-        effective[name] = float(perplexity(codes[..., d], sizes[d]))
+    of_depth = {name: (codes[..., d], tokenizer.quantizer.sizes[d]) for d, name in enumerate(rows)}
     return {
         "held_out_images": len(images),
-        "reconstruction_mean_squared_error": {name: _error(row, images) for name, row in rows.items()},
-        "code_usage": used,
-        "code_perplexity": effective,
+        "reconstruction_mean_squared_error": {name: squared_error(row, images) for name, row in rows.items()},
+        "code_usage": {name: float(usage(*x)) for name, x in of_depth.items()},
+        "code_perplexity": {name: float(perplexity(*x)) for name, x in of_depth.items()},
     }
 
 
-def _dynamic_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
+def _dynamic_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
     """Rate and distortion of held-out images with regions chosen by detail and without; writes grains.png."""
-    images = _some(held_out, HELD_OUT)
     codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
     decode = jax.jit(lambda t, x, grain: to_uint8(t.reconstruct_as(to_float(x), grain)))
     side = codes.grain.shape[1]
@@ -158,7 +153,7 @@ def _dynamic_figures(tokenizer: Any, held_out: np.ndarray, out: pathlib.Path) ->
         "rate_and_distortion": {
             name: {
                 "mean_codes_per_image": float(np.mean(code_count(jnp.asarray(choices[name])))),
-                "reconstruction_mean_squared_error": _error(row, images),
+                "reconstruction_mean_squared_error": squared_error(row, images),
             }
             for name, row in rows.items()
         },
@@ -188,20 +183,10 @@ def _samples(
     return images, labels
 
 
-def _some(images: np.ndarray, count: int) -> np.ndarray:
-    """About `count` of the images, from all over the set."""
-    return images[:: max(len(images) // count, 1)][:count]
-
-
 def _write_rows(path: pathlib.Path, *rows: np.ndarray) -> None:
     """A picture of ten of the images, one row for each of `rows`."""
     shown = np.linspace(0, len(rows[0]) - 1, 10).astype(int)
-    write_png(path, enlarge(tile(np.stack([row[shown] for row in rows])), max(1, 64 // rows[0].shape[1])))
-
-
-def _error(row: np.ndarray, images: np.ndarray) -> float:
-    """Mean squared error of pixels in [0, 1]."""
-    return float(np.mean((np.float64(row) - images) ** 2)) / 255**2
+    write_png(path, picture(np.concatenate([row[shown] for row in rows]), len(shown)))
 
 
 def _accuracy(judge: Any, images: np.ndarray, labels: np.ndarray) -> float:

@@ -37,8 +37,13 @@ def main(_: Sequence[str]) -> None:
     write_png(OUT.value, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
     print(f"{pathlib.Path(OUT.value)}: {len(images)} images of {size}x{size}")
     for name, row in rows.items():
-        error = float(np.mean((np.float64(row) - images) ** 2)) / 255**2
+        error = squared_error(row, images)
         print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
+
+
+def squared_error(row: np.ndarray, images: np.ndarray) -> float:
+    """Mean squared error of uint8 images, for pixels in [0, 1]."""
+    return float(np.mean((np.float64(row) - images) ** 2)) / 255**2
 
 
 def reconstructions(tokenizer: Tokenizer, images: UInt8[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:

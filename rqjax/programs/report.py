@@ -56,7 +56,7 @@ def write_report(
     for caption, file in pictures.items():
         parts.append(_figure(file.read_bytes(), caption, ""))
     if summary:
-        parts.append(f"<h2>Figures</h2>{_table(summary)}")
+        parts.append(f"<h2>Figures</h2>{_cell(summary)}")
     for name, lines in runs.items():
         parts.append(f"<h2>{html.escape(name)}</h2>{_figure(_curves(lines), '', 'curve')}")
     page = (
@@ -71,22 +71,16 @@ def write_report(
 
 
 def _figure(png: bytes, caption: str, kind: str) -> str:
-    data = base64.b64encode(png).decode()
-    alt = html.escape(caption, quote=True)
-    return (
-        f'<figure><img class="{kind}" alt="{alt}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _table(summary: Mapping[str, object]) -> str:
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{_cell(v)}</td></tr>" for k, v in summary.items())
-    return f"<table>{rows}</table>"
+    data, text = base64.b64encode(png).decode(), html.escape(caption)
+    image = f'<img class="{kind}" alt="{text}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def _cell(value: object) -> str:
+    """A value as HTML: a mapping is a table, which may stand in a cell of another."""
     if isinstance(value, Mapping):
-        return _table(value)
+        rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{_cell(v)}</td></tr>" for k, v in value.items())
+        return f"<table>{rows}</table>"
     if isinstance(value, list | tuple):
         return ", ".join(_cell(x) for x in value)
     return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))

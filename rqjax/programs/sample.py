@@ -1,14 +1,16 @@
 """New images from a prior: `rqjax sample --prior runs/quickstart/rqtransformer --label 8 --count 16 --out bags.png`."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from einops import rearrange
 
 from rqjax.data.images import enlarge, tile, to_uint8, write_png
 from rqjax.dq.transformer import DQTransformer
@@ -84,32 +86,24 @@ def _rows(condition: Condition) -> list[int]:
 
 def _draws(streams: Sequence[str]) -> list[Draw]:
     """The settings of each stream, by the flags. Raises InputError for flags that the prior has no streams for."""
-    temperature = [_number("temperature", word, float) for word in TEMPERATURE.value]
-    top_k = [_number("top_k", word, int) for word in TOP_K.value] or [0]
-    top_p = [_number("top_p", word, float) for word in TOP_P.value]
-    positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
+    settings: dict[str, list[Any]] = {
+        "temperature": [_number("temperature", word, float) for word in TEMPERATURE.value],
+        "top_k": [_number("top_k", word, int) for word in TOP_K.value] or [0],
+        "top_p": [_number("top_p", word, float) for word in TOP_P.value],
+    }
+    flags_of_positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
+    given = {flag.name: flag.value for flag in flags_of_positions if flag.value is not None}
     two = "positions" in streams
-    if not two and (given := [flag.name for flag in positions if flag.value is not None]):
-        raise InputError(f"--{given[0]} is for DQ priors: this one has {', '.join(streams)}")
+    if given and not two:
+        raise InputError(f"--{next(iter(given))} is for DQ priors: this one has {', '.join(streams)}")
     each = 1 if two else len(streams)
-    for name, values in {"temperature": temperature, "top_k": top_k, "top_p": top_p}.items():
+    for name, values in settings.items():
         if len(values) not in (1, each):
             many = f"and that of positions as --position_{name}" if two else f"or one for each of {each} depths"
             raise InputError(f"--{name} has {len(values)} values: give one, {many}")
-    draws = [
-        Draw(temperature=temperature[i % len(temperature)], top_k=top_k[i % len(top_k)], top_p=top_p[i % len(top_p)])
-        for i in range(each)
-    ]
-    if two:
-        said = [flag.value for flag in positions]
-        draws.append(
-            Draw(
-                temperature=temperature[0] if said[0] is None else float(said[0]),
-                top_k=top_k[0] if said[1] is None else int(said[1]),
-                top_p=top_p[0] if said[2] is None else float(said[2]),
-            )
-        )
-    return draws
+    draws = [Draw(**{name: values[i % len(values)] for name, values in settings.items()}) for i in range(each)]
+    own: dict[str, Any] = {name.removeprefix("position_"): value for name, value in given.items()}
+    return [*draws, dataclasses.replace(draws[0], **own)] if two else draws
 
 
 def sample(
@@ -139,8 +133,7 @@ def picture(images: np.ndarray, columns: int) -> np.ndarray:
     """One picture of all images, `columns` in a row, small ones enlarged."""
     missing = -len(images) % columns
     images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])
-    rows = images.reshape(-1, columns, *images.shape[1:])
-    return enlarge(tile(rows), max(1, 64 // images.shape[1]))
+    return enlarge(tile(rearrange(images, "(r c) ... -> r c ...", c=columns)), max(1, 64 // images.shape[1]))
 
 
 def _number(flag: str, word: str, kind: Callable[[str], T]) -> T:

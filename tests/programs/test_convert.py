@@ -1,6 +1,5 @@
 import copy
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 import yaml
 
 import rqjax
-from rqjax import __main__ as console
 from rqjax.errors import InputError
 from rqjax.official import documents, from_torch, to_torch
 from rqjax.official.convert import first_stage
@@ -19,23 +17,6 @@ from rqjax.torchfile import file
 from tests.official_files import DOCUMENTS, DQTRANSFORMER, RQVAE, checkpoint, imported, write
 
 FAMILIES = ("rqvae", "rqtransformer", "dqvae", "dqtransformer")
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs one line of the console script; returns (exit status, standard output, standard error)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["rqjax", *map(str, words)])
-        status = 0
-        try:
-            console.main()
-        except SystemExit as stop:
-            status = stop.code
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return run
 
 
 def assert_equal(found, expected):

@@ -1,37 +1,16 @@
 """The programs as a person calls them: what they write, and one line for what they refuse."""
 
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rqjax import __main__ as console
-
 TINY = str(pathlib.Path(__file__).parents[1] / "configs" / "tiny.py")
 
 
-@pytest.fixture
-def rqjax(monkeypatch, capsys):
-    """Runs one line of the console script; returns (exit status, standard output, standard error)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["rqjax", *map(str, words)])
-        sys.modules.pop("rqjax.programs.train", None)  # the flags that a config file adds are defined once in a process
-        status = 0
-        try:
-            console.main()
-        except SystemExit as stop:
-            status = stop.code
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return run
-
-
-def test_train_writes_a_run_directory(rqjax, tmp_path):
-    status, out, _ = rqjax("train", f"--config={TINY}:classifier", f"--workdir={tmp_path / 'a'}", "--config.steps=2")
+def test_train_writes_a_run_directory(command, tmp_path):
+    status, out, _ = command("train", f"--config={TINY}:classifier", f"--workdir={tmp_path / 'a'}", "--config.steps=2")
     assert status == 0
     assert "step 2/2" in out
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
@@ -43,15 +22,15 @@ def test_train_writes_a_run_directory(rqjax, tmp_path):
     }
 
 
-def test_sample_needs_the_prior_alone(rqjax, tiny_run, tmp_path):
+def test_sample_needs_the_prior_alone(command, tiny_run, tmp_path):
     """The tokenizer that it was trained on is gone."""
     words = ("sample", f"--prior={tiny_run('rqtransformer')}", "--label=8", "--count=3", "--top_k=16,8,8,4", "--seed=1")
-    status, out, _ = rqjax(*words, "--top_p=0.95", f"--out={tmp_path / 'bags.png'}")
+    status, out, _ = command(*words, "--top_p=0.95", f"--out={tmp_path / 'bags.png'}")
     assert status == 0
     assert "3 images of 32x32" in out
     assert Image.open(tmp_path / "bags.png").size[0] > 64
     for name in ("a", "b"):
-        assert rqjax(*words, "--batch=2", f"--out={tmp_path / name}.npz")[0] == 0
+        assert command(*words, "--batch=2", f"--out={tmp_path / name}.npz")[0] == 0
     a, b = (np.load(tmp_path / f"{name}.npz") for name in ("a", "b"))
     assert a["image"].shape == (3, 32, 32, 3)
     assert a["image"].dtype == np.uint8
@@ -60,12 +39,12 @@ def test_sample_needs_the_prior_alone(rqjax, tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize("run", ["rqvae", "rqtransformer"])
-def test_reconstruct_from_either_run(rqjax, tiny_run, tmp_path, run):
+def test_reconstruct_from_either_run(command, tiny_run, tmp_path, run):
     rng = np.random.default_rng(0)
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     out = tmp_path / "recon.png"
-    status, said, _ = rqjax("reconstruct", f"--tokenizer={tiny_run(run)}", f"--images={tmp_path}", f"--out={out}")
+    status, said, _ = command("reconstruct", f"--tokenizer={tiny_run(run)}", f"--images={tmp_path}", f"--out={out}")
     assert status == 0
     assert said.count("PSNR") == 4
     assert Image.open(out).size == (2 * (3 * 33 - 1), 2 * (5 * 33 - 1))
@@ -98,10 +77,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_meets_one_line(rqjax, case, tmp_path, monkeypatch):
+def test_bad_input_meets_one_line(command, case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words, expected = REFUSED[case]
-    status, _, err = rqjax(*words)
+    status, _, err = command(*words)
     assert status == 2
     assert expected in err
     assert err.startswith("rqjax: ")
@@ -121,33 +100,33 @@ def test_bad_input_meets_one_line(rqjax, case, tmp_path, monkeypatch):
         (["--count=0"], "count"),
     ],
 )
-def test_bad_sampling_meets_one_line(rqjax, tiny_run, tmp_path, words, expected):
-    status, _, err = rqjax("sample", f"--prior={tiny_run('rqtransformer')}", *words, f"--out={tmp_path / 'x.png'}")
+def test_bad_sampling_meets_one_line(command, tiny_run, tmp_path, words, expected):
+    status, _, err = command("sample", f"--prior={tiny_run('rqtransformer')}", *words, f"--out={tmp_path / 'x.png'}")
     assert status == 2
     assert expected in err
     assert err.count("\n") == 1
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_tokenizer_is_no_prior(rqjax, tiny_run):
-    status, _, err = rqjax("sample", f"--prior={tiny_run('rqvae')}")
+def test_a_tokenizer_is_no_prior(command, tiny_run):
+    status, _, err = command("sample", f"--prior={tiny_run('rqvae')}")
     assert status == 2
     assert "holds no prior: expected the run directory of one" in err
 
 
 @pytest.mark.parametrize("folder", ["empty", "missing"])
-def test_no_images(rqjax, tiny_run, tmp_path, folder):
+def test_no_images(command, tiny_run, tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    status, _, err = rqjax("reconstruct", f"--tokenizer={tiny_run('rqvae')}", f"--images={tmp_path / folder}")
+    status, _, err = command("reconstruct", f"--tokenizer={tiny_run('rqvae')}", f"--images={tmp_path / folder}")
     assert status == 2
     assert err.count("\n") == 1
     assert folder in err
 
 
-def test_help(rqjax):
-    status, out, _ = rqjax("--help")
+def test_help(command):
+    status, out, _ = command("--help")
     assert status == 0
     assert "quickstart" in out
-    status, out, _ = rqjax("sample", "--help")
+    status, out, _ = command("sample", "--help")
     assert status == 0
     assert "--top_k" in out.replace("--[no]", "--")

@@ -42,10 +42,8 @@ def main() -> None:
             print(program.__doc__, program.FLAGS.get_help(), sep="\n")
         else:
             program.main(_parse(verb, program.FLAGS, sys.argv[2:]))
-    except InputError as error:
-        _refuse(str(error))
-    except RunError as error:
-        _refuse(str(error), status=1)
+    except (InputError, RunError) as error:
+        _refuse(str(error), status=2 if isinstance(error, InputError) else 1)
 
 
 def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:

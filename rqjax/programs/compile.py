@@ -157,7 +157,6 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
 
 
 def _step(config: Config, stage: Stage, placement: Placement) -> Program:
-    """The step of training."""
     rows, parts = config.data.batch, mesh.shards(placement.mesh)
     if rows % parts:
         raise InputError(f"data.batch={rows} is not a multiple of the mesh's {parts} parts")

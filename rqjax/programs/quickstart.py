@@ -138,21 +138,20 @@ def _dynamic_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> d
     """Rate and distortion of held-out images with regions chosen by detail and without; writes grains.png."""
     codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
     decode = jax.jit(lambda t, x, grain: to_uint8(t.reconstruct_as(to_float(x), grain)))
-    side = codes.grain.shape[1]
-    board = np.indices((side, side)).sum(0) % 2
+    board = jnp.indices(codes.grain.shape[1:]).sum(0) % 2
     choices = {
         "dynamic": codes.grain,
-        "same_length_on_a_fixed_checkerboard": np.broadcast_to(board.astype(np.int32), codes.grain.shape),
-        "fixed_length_all_coarse": np.zeros(codes.grain.shape, np.int32),
-        "fixed_length_all_fine": np.ones(codes.grain.shape, np.int32),
+        "same_length_on_a_fixed_checkerboard": jnp.broadcast_to(board, codes.grain.shape),
+        "fixed_length_all_coarse": jnp.zeros_like(codes.grain),
+        "fixed_length_all_fine": jnp.ones_like(codes.grain),
     }
-    rows = {name: np.asarray(decode(tokenizer, images, jnp.asarray(grain))) for name, grain in choices.items()}
+    rows = {name: np.asarray(decode(tokenizer, images, grain)) for name, grain in choices.items()}
     _write_rows(out / "grains.png", images, _overlay(images, np.asarray(codes.grain)), rows["dynamic"])
     return {
         "held_out_images": len(images),
         "rate_and_distortion": {
             name: {
-                "mean_codes_per_image": float(np.mean(code_count(jnp.asarray(choices[name])))),
+                "mean_codes_per_image": float(np.mean(code_count(choices[name]))),
                 "reconstruction_mean_squared_error": squared_error(row, images),
             }
             for name, row in rows.items()

@@ -41,7 +41,6 @@ class Run:
 
     @classmethod
     def find(cls, path: str | os.PathLike[str]) -> "Run | None":
-        """The run at `path`, or None."""
         content = stored.find(path)
         return None if content is None else cls(to_path(path), content)
 

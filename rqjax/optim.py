@@ -10,6 +10,7 @@ import optax
 from jax.tree_util import KeyPath
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
+from rqjax.checks import at_least, one_of, rates
 from rqjax.errors import InputError
 from rqjax.mesh import name_of
 
@@ -39,18 +40,13 @@ class OptimizerConfig:
 
     def check(self) -> None:
         """Raises InputError if no optimizer can be made of these values."""
-        if self.name not in OPTIMIZERS:
-            raise InputError(f"optimizer name={self.name!r}: choose one of {', '.join(OPTIMIZERS)}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"optimizer schedule={self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        one_of(OPTIMIZERS, **{"optimizer.name": self.name})
+        one_of(SCHEDULES, **{"optimizer.schedule": self.schedule})
         if self.name == "adam" and self.weight_decay:
             raise InputError(f"optimizer adam with weight_decay={self.weight_decay}: use adamw, or weight_decay 0")
-        for field in ("b1", "b2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise InputError(f"optimizer {field}={getattr(self, field)}: it must lie in [0, 1)")
-        for field in ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "min_learning_rate"):
-            if getattr(self, field) < 0:
-                raise InputError(f"optimizer {field}={getattr(self, field)}: it must not be negative")
+        rates(**{f"optimizer.{name}": getattr(self, name) for name in ("b1", "b2")})
+        names = ("learning_rate", "weight_decay", "clip_norm", "warmup_steps", "min_learning_rate")
+        at_least(0, **{f"optimizer.{name}": getattr(self, name) for name in names})
         if self.min_learning_rate > self.learning_rate:
             raise InputError(
                 f"optimizer min_learning_rate={self.min_learning_rate} exceeds "

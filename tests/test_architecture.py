@@ -14,7 +14,7 @@ ALLOWED = {
     "cost": set(),
     "checks": {"errors"},
     "mesh": {"errors"},
-    "optim": {"mesh", "errors"},
+    "optim": {"checks", "mesh", "errors"},
     "data": {"checks", "mesh", "errors"},
     "store": {"mesh", "errors"},
     "nets": {"mesh", "errors"},

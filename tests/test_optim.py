@@ -135,11 +135,11 @@ def test_ema_follows_the_warmed_decay_and_leaves_integers():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "sgd"}, "choose one of adam, adamw"),
-        ({"schedule": "linear"}, "choose one of constant, cosine"),
+        ({"name": "sgd"}, "optimizer.name is 'sgd': expected one of adam, adamw"),
+        ({"schedule": "linear"}, "optimizer.schedule is 'linear': expected one of constant, cosine"),
         ({"name": "adam"}, "use adamw"),
-        ({"b2": 1.0}, "b2=1.0"),
-        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"b2": 1.0}, "optimizer.b2 is 1.0"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0"),
         ({"min_learning_rate": 0.2}, "exceeds learning_rate=0.1"),
     ],
 )

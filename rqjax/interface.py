@@ -32,34 +32,25 @@ Codes = PyTree[Int[Array, "b ..."]]
 
 @runtime_checkable
 class Condition(Protocol):
-    """The ids in front of an image's codes: none, a class, or a text. Hashable, so that it can be static."""
+    """The ids in front of an image's codes: those of nothing, a class, or a text. Hashable, so that it can be static."""
 
     @property
     def field(self) -> str | None:
         """The field of a batch that holds it; None if nothing is read."""
-        ...
 
     @property
     def length(self) -> int:
         """Tokens in front of the codes, at least 1."""
-        ...
 
     @property
     def size(self) -> int:
         """The number of ids, and so of embeddings."""
-        ...
 
     def ids(self, values: Int[Array, "b"] | Int[Array, "b length"]) -> Int[Array, "b length"]:
         """The ids for the values of a batch (classes or texts; ignored but for their number if there is no field)."""
-        ...
-
-    def null(self, count: int) -> Int[Array, "b length"]:
-        """The ids of `count` images that are conditioned on nothing, for guidance."""
-        ...
 
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for values of another shape, or out of range."""
-        ...
 
 
 @pytree
@@ -81,11 +72,9 @@ class Model(Protocol):
     @property
     def trained(self) -> PyTree[Array]:
         """Everything that gradients reach: the network, and parameters of the quantizer if it has any."""
-        ...
 
     def with_trained(self: M, trained: PyTree[Array]) -> M:
         """This model with other trained parts."""
-        ...
 
 
 @runtime_checkable
@@ -94,12 +83,10 @@ class Tokenizer(Model, Protocol):
 
     def with_quantizer(self: M, quantizer: Any) -> M:
         """This model with the quantizer after a step; parts of it that gradients train stay this model's."""
-        ...
 
     @property
     def last_layer(self) -> nnx.Conv:
         """The layer that makes the reconstruction from `Forward.features`."""
-        ...
 
     def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward: ...
 
@@ -107,13 +94,11 @@ class Tokenizer(Model, Protocol):
 
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
         """The images of codes, not clamped."""
-        ...
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]: ...
 
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "steps b height width 3"]:
         """The images from the first 1, 2, ... codes of every position; one step if codes have no order."""
-        ...
 
 
 @runtime_checkable
@@ -125,13 +110,11 @@ class Prior(Model, Protocol):
 
     def loss(self, tokenizer: Any, batch: Batch, key: Key[Array, ""], train: bool) -> tuple[Float[Array, ""], Metrics]:
         """The loss of a batch's images for a frozen tokenizer, and metrics; dropout if `train`."""
-        ...
 
     def generate(
         self, tokenizer: Any, labels: Int[Array, "b ..."], key: Key[Array, ""], draws: Draw | Sequence[Draw]
     ) -> Codes:
         """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`."""
-        ...
 
 
 @runtime_checkable
@@ -158,17 +141,14 @@ class PriorConfig(Protocol):
     @property
     def streams(self) -> tuple[str, ...]:
         """Names of the parts that draw with settings of their own: the depths, or contents and positions."""
-        ...
 
     def check(self) -> None: ...
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises InputError if this prior cannot model the codes of a tokenizer of that configuration."""
-        ...
 
     def decays(self, name: str) -> bool:
         """Whether weight decay acts on the parameter of that name."""
-        ...
 
     def init(self, key: Key[Array, ""]) -> Prior: ...
 
@@ -180,7 +160,6 @@ class State(Protocol):
     @property
     def step(self) -> Int[Array, ""]:
         """Finished steps."""
-        ...
 
     @property
     def model(self) -> Any: ...
@@ -188,7 +167,6 @@ class State(Protocol):
     @property
     def ema(self) -> Any:
         """The model with averaged weights; None if it is off."""
-        ...
 
 
 @runtime_checkable
@@ -197,22 +175,18 @@ class Stage(Protocol):
 
     def init(self, key: Key[Array, ""]) -> Any:
         """A new state; pure."""
-        ...
 
     def frozen_shapes(self) -> PyTree:
         """The shapes of everything that the step reads and never trains; None if there is nothing."""
-        ...
 
     def train_step(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Metrics]:
         """The state after a step with a key of its own, and scalars. Losses and norms of gradients are among them: a
         step with one that is not finite is skipped."""
-        ...
 
     def preview(
         self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]
     ) -> dict[str, UInt8[Array, "n h w 3"]]:
         """Pictures by name."""
-        ...
 
 
 @runtime_checkable
@@ -224,15 +198,12 @@ class StageConfig(Protocol):
     @property
     def microbatches(self) -> int:
         """Into how many parts a step splits its batch."""
-        ...
 
     @property
     def fields(self) -> frozenset[str]:
         """The fields of a batch that the step reads."""
-        ...
 
     def check(self) -> None: ...
 
     def build(self, steps: int) -> Stage:
         """The stage of a run of `steps` steps."""
-        ...

@@ -171,10 +171,8 @@ class DQTransformer:
         self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss of a batch, with images in [-1, 1], for a frozen tokenizer, and metrics; dropout if `train`."""
-        image, field = batch["image"], self.condition.field
-        codes = jax.lax.stop_gradient(tokenizer.encode(image))
-        labels = batch[field] if field else jnp.zeros(image.shape[0], jnp.int32)
-        return self.loss_from_codes(codes, labels, key if train else None)
+        codes = jax.lax.stop_gradient(tokenizer.encode(batch["image"]))
+        return self.loss_from_codes(codes, labels_of(batch, self.condition.field), key if train else None)
 
     def loss_from_codes(
         self, codes: Codes, labels: Int[Array, "b"], key: Key[Array, ""] | None = None

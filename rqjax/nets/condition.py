@@ -1,6 +1,7 @@
 """Conditions of priors, for RQ and DQ alike: nothing, a class or a text in front of an image's codes."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,6 @@ class NoCondition:
         """Zeros, one for each row of `values`."""
         return jnp.zeros((values.shape[0], 1), jnp.int32)
 
-    def null(self, count: int) -> Int[Array, "b 1"]:
-        """The same as for every image."""
-        return jnp.zeros((count, 1), jnp.int32)
-
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError unless there is one value for each image; which one does not matter."""
         if values.ndim != 1:
@@ -34,32 +31,20 @@ class NoCondition:
 
 @dataclasses.dataclass(frozen=True)
 class ClassCondition:
-    """One of `classes`; with `droppable`, one more id stands for no class."""
+    """One of `size` classes."""
 
-    classes: int
-    droppable: bool = False
+    size: int
     field = "label"
     length = 1
 
-    @property
-    def size(self) -> int:
-        return self.classes + self.droppable
-
     def ids(self, values: Int[Array, "b"]) -> Int[Array, "b 1"]:
-        """The classes."""
         return values.astype(jnp.int32)[:, None]
-
-    def null(self, count: int) -> Int[Array, "b 1"]:
-        """The id behind the last class. Raises InputError for a model that was trained without."""
-        if not self.droppable:
-            raise InputError("this prior was trained with its class at all times: it has no id for none")
-        return jnp.full((count, 1), self.classes, jnp.int32)
 
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for labels of another shape, or that are no class."""
         if values.ndim != 1:
             raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b',), one class an image")
-        check_range("label", values, self.classes)
+        check_range("label", values, self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +56,7 @@ class TextCondition:
     field = "text"
 
     def ids(self, values: Int[Array, "b length"]) -> Int[Array, "b length"]:
-        """The tokens."""
         return values.astype(jnp.int32)
-
-    def null(self, count: int) -> Int[Array, "b length"]:
-        """An empty text: nothing but padding."""
-        return jnp.zeros((count, self.length), jnp.int32)
 
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for texts of another length, or with tokens out of range."""
@@ -92,11 +72,15 @@ def condition(classes: int, text_size: int = 0, text_length: int = 0) -> NoCondi
     return ClassCondition(classes) if classes else NoCondition()
 
 
+def labels_of(batch: Mapping[str, Array], field: str | None) -> Int[Array, "b ..."]:
+    """The values of a condition's `field` in a batch; without one a zero for each image."""
+    return batch[field] if field else jnp.zeros(len(batch["image"]), jnp.int32)
+
+
 def check_range(name: str, values: Array | np.ndarray, size: int) -> None:
     """Raises InputError for a value outside [0, size). Values inside jit, or spread over hosts, are not looked at."""
-    if isinstance(values, jax.core.Tracer) or not values.size:
-        return
-    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+    traced = isinstance(values, jax.core.Tracer)
+    if traced or not values.size or (isinstance(values, jax.Array) and not values.is_fully_addressable):
         return
     values = np.asarray(values)
     outside = values[(values < 0) | (values >= size)]

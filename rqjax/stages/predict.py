@@ -15,6 +15,7 @@ from rqjax.checks import at_least, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Tokenizer, TokenizerConfig
+from rqjax.nets.condition import labels_of
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
 
@@ -55,7 +56,6 @@ class PredictConfig:
 
     @property
     def fields(self) -> frozenset[str]:
-        """Images, and the field that conditions the prior."""
         return frozenset(filter(None, ("image", self.model.condition.field)))
 
     def check(self) -> None:
@@ -128,8 +128,7 @@ class Predict:
     ) -> dict[str, UInt8[Array, "n h w 3"]]:
         """Samples for the condition of the batch's first images, from the averaged weights where they are kept."""
         c, model, tokenizer = self.config, state.model if state.ema is None else state.ema, frozen["tokenizer"]
-        field = model.condition.field
-        labels = (batch[field] if field else jnp.zeros(len(batch["image"]), jnp.int32))[: c.preview_count]
+        labels = labels_of(batch, model.condition.field)[: c.preview_count]
         draw = Draw(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
         return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, draw)))}
 

@@ -32,7 +32,7 @@ Codes = PyTree[Int[Array, "b ..."]]
 
 @runtime_checkable
 class Condition(Protocol):
-    """The ids in front of an image's codes: those of nothing, a class, or a text. Hashable, so that it can be static."""
+    """The ids in front of an image's codes: none, a class, or a text. Hashable, so that it can be static."""
 
     @property
     def field(self) -> str | None:

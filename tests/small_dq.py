@@ -79,3 +79,13 @@ def random_codes(layout, shares, seed=0):
         images.append((codes, grain))
     codes, grain = (np.stack(x) for x in zip(*images, strict=True))
     return Codes(codes=jnp.asarray(codes, jnp.int32), grain=jnp.asarray(grain, jnp.int32))
+
+
+def logits_of(model, codes, labels):
+    """Teacher-forced logits of the position and the content that follow each token, one image a row.
+
+    They mean nothing behind the last token of an image; `model.rows` says where that is.
+    """
+    rows = model.rows(codes, labels)
+    positions, contents = model.network(rows.tokens, rows.image)
+    return model.network.position_head(positions), model.network.content_head(contents)

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from rqjax.official.convert import import_model
 from rqjax.official.rqtransformer import rqtransformer_config
@@ -87,3 +88,13 @@ def load(golden, name):
     # the rule for weights filled this integer buffer with fractions, which PyTorch cut to 0
     model.network.offsets = (0,) * config.depth
     return case, model, quantizer, labels if config.text_vocab else labels[:, 0]
+
+
+def logits_of(model, quantizer, codes, labels):
+    """Teacher-forced logits of every code, and of the text tokens from the second on (none without a text)."""
+    flat = rearrange(codes, "b h w d -> b (h w) d")
+    text, outputs = model.network(model.condition.ids(labels), flat, quantizer, None)
+    logits = rearrange(model.network.classifier(outputs), "b (h w) d k -> b h w d k", h=codes.shape[1])
+    if not model.config.text_vocab:
+        return logits, jnp.zeros((codes.shape[0], 0, 0))
+    return logits, model.network.cond_classifier(text[:, :, None])[:, :, 0]

@@ -1,13 +1,50 @@
 """The network of the DQ-Transformer: a stack that says where the next code lies, and one that says which it is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.dq.sequence import Tokens
+from rqjax.dq.sequence import SequenceLayout, Tokens
+from rqjax.interface import Condition
+from rqjax.nets.condition import condition
+from rqjax.nets.init import DTYPES
 from rqjax.nets.transformer import NORMAL, BlockSettings, Stack, dropout, layer_norm
+
+
+@dataclasses.dataclass(kw_only=True)
+class NetworkConfig:
+    """The part of a DQ-Transformer's configuration that makes its network."""
+
+    grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
+    codebook_size: int = 1024
+    classes: int = 0  # 0: unconditional
+    order: str = "row-first"  # in which the fine codes come; or "region-first"
+    dim: int = 1024
+    heads: int = 8
+    position_layers: int = 6
+    content_layers: int = 18
+    block_size: int = 2048  # rows of the learned position table, hence the longest sequence
+    embedding_dropout: float = 0.1
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: str = "bfloat16"  # of computation; parameters are float32
+    remat: bool = True
+
+    @property
+    def condition(self) -> Condition:
+        """The class of an image, which every grain's start token names; or nothing."""
+        return condition(self.classes)
+
+    @property
+    def layout(self) -> SequenceLayout:
+        """The meaning of all ids."""
+        return SequenceLayout(
+            grids=tuple(self.grids), codebook_size=self.codebook_size, starts=self.condition.size, order=self.order
+        )
 
 
 class Head(nnx.Module):
@@ -31,35 +68,24 @@ class DQTransformerNetwork(nnx.Module):
     it is as wide as the finest grain needs.
     """
 
-    def __init__(
-        self,
-        *,
-        content_size: int,
-        position_sizes: tuple[int, ...],
-        block_size: int,
-        dim: int,
-        heads: int,
-        position_layers: int,
-        content_layers: int,
-        embedding_dropout: float,
-        block: BlockSettings,
-        remat: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.pos_emb = nnx.Param(jnp.zeros((block_size, dim)))
-        self.position_embs = nnx.List(
-            [nnx.Embed(size, dim, embedding_init=NORMAL, rngs=rngs) for size in position_sizes]
-        )
-        self.content_emb = nnx.Embed(content_size, dim, embedding_init=NORMAL, rngs=rngs)
-        self.grain_emb = nnx.Embed(len(position_sizes), dim, embedding_init=NORMAL, rngs=rngs)
-        self.position_stack, self.content_stack = (
-            Stack(layers=layers, dim=dim, heads=heads, block=block, remat=remat, rngs=rngs)
-            for layers in (position_layers, content_layers)
-        )
-        self.position_head = Head(dim, max(position_sizes), block.dtype, rngs)
-        self.content_head = Head(dim, content_size, block.dtype, rngs)
-        self.offsets = tuple(sum(position_sizes[:g]) for g in range(len(position_sizes)))
-        self.embedding_dropout = embedding_dropout
+    def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
+        c, dim, layout = config, config.dim, config.layout
+        dtype = DTYPES[c.dtype]
+        block = BlockSettings(dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=dtype)
+
+        def table(size: int) -> nnx.Embed:
+            return nnx.Embed(size, dim, embedding_init=NORMAL, rngs=rngs)
+
+        self.pos_emb = nnx.Param(jnp.zeros((c.block_size, dim)))
+        self.position_embs = nnx.List([table(size) for size in layout.position_sizes])
+        self.content_emb = table(layout.content_size)
+        self.grain_emb = table(layout.grains)
+        self.position_stack = Stack(c.position_layers, dim, c.heads, block, c.remat, rngs)
+        self.content_stack = Stack(c.content_layers, dim, c.heads, block, c.remat, rngs)
+        self.position_head = Head(dim, max(layout.position_sizes), dtype, rngs)
+        self.content_head = Head(dim, layout.content_size, dtype, rngs)
+        self.offsets = tuple(sum(layout.position_sizes[:g]) for g in range(layout.grains))
+        self.embedding_dropout = c.embedding_dropout
 
     def places(self, position: Int[Array, "*grid"], grain: Int[Array, "*grid"]) -> Float[Array, "*grid dim"]:
         """The embedded positions, each by the table of its grain."""

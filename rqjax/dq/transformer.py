@@ -11,42 +11,24 @@ from jaxtyping import Array, Float, Int, Key
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.dq import sample
 from rqjax.dq.loss import cross_entropies
-from rqjax.dq.network import DQTransformerNetwork
+from rqjax.dq.network import DQTransformerNetwork, NetworkConfig
 from rqjax.dq.packing import packed
 from rqjax.dq.router import NAMES
-from rqjax.dq.sequence import Rows, SequenceLayout, to_rows
+from rqjax.dq.sequence import Rows, to_rows
 from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Metrics
-from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, condition
+from rqjax.interface import Batch, Condition, Metrics
+from rqjax.nets.condition import labels_of
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
-from rqjax.nets.transformer import BlockSettings
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.pytree import pytree
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class DQTransformerConfig:
-    """A DQ-Transformer. The defaults are the release's p6c18 for dual-grain tokenizers, but for `classes`.
+class DQTransformerConfig(NetworkConfig):
+    """A DQ-Transformer. The defaults are the release's p6c18 for dual-grain tokenizers, but for `classes`."""
 
-    With `classes` = 0 it is unconditional.
-    """
-
-    grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
-    codebook_size: int = 1024
-    classes: int = 0
-    order: str = "row-first"  # in which the fine codes come; or "region-first"
-    dim: int = 1024
-    heads: int = 8
-    position_layers: int = 6
-    content_layers: int = 18
-    block_size: int = 2048  # rows of the learned position table, hence the longest sequence
-    embedding_dropout: float = 0.1
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    dtype: str = "bfloat16"  # of computation; parameters are float32
-    remat: bool = True
     pack: bool = False  # several images in one row, which changes no result as long as all find a place
     row_length: int = 0  # tokens in a packed row
     rows_per_image: float = 1.0  # packed rows for each image of the batch; with 1 no image is ever left out
@@ -54,23 +36,7 @@ class DQTransformerConfig:
     loss_chunk: int = 128  # tokens of a row whose logits are held together; changes no result
     position_loss_weight: float = 1.0
     content_loss_weight: float = 1.0
-
-    @property
-    def condition(self) -> NoCondition | ClassCondition | TextCondition:
-        """The class of an image, which every grain's start token names; or nothing."""
-        return condition(self.classes)
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Contents and positions, each of which may be drawn in its own way."""
-        return sample.STREAMS
-
-    @property
-    def layout(self) -> SequenceLayout:
-        """The meaning of all ids."""
-        return SequenceLayout(
-            grids=tuple(self.grids), codebook_size=self.codebook_size, starts=self.condition.size, order=self.order
-        )
+    streams = sample.STREAMS
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
@@ -111,22 +77,7 @@ class DQTransformerConfig:
 
     def init(self, key: Key[Array, ""]) -> "DQTransformer":
         """A new model: matrices and embeddings N(0, 0.02), `pos_emb` and biases 0, norms 1 and 0."""
-        network = DQTransformerNetwork(
-            content_size=self.layout.content_size,
-            position_sizes=self.layout.position_sizes,
-            block_size=self.block_size,
-            dim=self.dim,
-            heads=self.heads,
-            position_layers=self.position_layers,
-            content_layers=self.content_layers,
-            embedding_dropout=self.embedding_dropout,
-            block=BlockSettings(
-                dropout=self.dropout, attention_dropout=self.attention_dropout, dtype=DTYPES[self.dtype]
-            ),
-            remat=self.remat,
-            rngs=Rngs(key),
-        )
-        return DQTransformer(network, frozen(self))
+        return DQTransformer(DQTransformerNetwork(self, Rngs(key)), frozen(self))
 
 
 @pytree
@@ -145,7 +96,7 @@ class DQTransformer:
         return dataclasses.replace(self, network=trained)
 
     @property
-    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+    def condition(self) -> Condition:
         return self.config.condition
 
     def rows(self, codes: Codes, labels: Int[Array, "b"]) -> Rows:
@@ -155,17 +106,6 @@ class DQTransformer:
     def _starts(self, labels: Int[Array, "b"]) -> Int[Array, "b"]:
         """The id of the condition that the start tokens name."""
         return self.condition.ids(labels)[:, 0]
-
-    def logits(
-        self, codes: Codes, labels: Int[Array, "b"]
-    ) -> tuple[Float[Array, "b n positions"], Float[Array, "b n contents"]]:
-        """Teacher-forced logits of the position and the content that follow each token, one image a row.
-
-        They mean nothing behind the last token of an image; `rows` says where that is.
-        """
-        rows = self.rows(codes, labels)
-        positions, contents = self.network(rows.tokens, rows.image)
-        return self.network.position_head(positions), self.network.content_head(contents)
 
     def loss(
         self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool

@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
@@ -13,13 +12,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.mesh import constrain, name_of
 from rqjax.nets.init import Rngs
+from rqjax.nets.rope import rope_angles, rotate
 
 NORMAL = nnx.initializers.normal(0.02)
 """Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
 Module = TypeVar("Module", bound=nnx.Module)
 Sizes = int | tuple[int, ...]
 MaybeKey = Key[Array, ""] | None
-Index = Int[Array, ""] | Int[Array, "b"] | int
+Index = Int[Array, ""] | int
 LOWEST = jnp.finfo(jnp.float32).min
 
 
@@ -43,11 +43,9 @@ def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
-def dense(
-    inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1, bias: bool = True
-) -> nnx.LinearGeneral:
+def dense(inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1) -> nnx.LinearGeneral:
     """A linear layer over one or several axes, with the transformer's initialisation."""
-    return nnx.LinearGeneral(inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
+    return nnx.LinearGeneral(inputs, outputs, axis=axis, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
 
 
 def attention(
@@ -67,25 +65,6 @@ def attention(
     weights = jax.nn.softmax(jnp.where(mask[:, None], logits, LOWEST), axis=-1)
     weights = dropout(key, weights, rate).astype(values.dtype)
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
-
-
-def rope_angles(prefix: int, height: int, width: int, size: int) -> Float[np.ndarray, "tokens pairs"]:
-    """The angle by which each pair of a head's `size` features turns, for `prefix` tokens and then a grid's, by row.
-
-    A quarter of the features' frequencies, 1 to 1/10000, go with the row and a quarter with the column, both from 1 on;
-    tokens in front of the grid do not turn (RoPE, Su et al. 2021, along two axes). `size` is a multiple of 4.
-    """
-    frequency = 10000.0 ** (-np.arange(size // 4) / (size // 4))
-    row, column = (1 + x.reshape(-1, 1) for x in np.indices((height, width)))
-    grid = np.concatenate([row * frequency, column * frequency], axis=-1)
-    return np.concatenate([np.zeros((prefix, size // 2)), grid]).astype(np.float32)
-
-
-def rotate(x: Float[Array, "b n heads size"], angles: Float[Array, "#b n pairs"]) -> Float[Array, "b n heads size"]:
-    """`x` with feature i and feature i + size / 2 of every head turned by an angle, as one pair; float32."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
 def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
@@ -119,19 +98,10 @@ class Block(nnx.Module):
     Heads are an axis of the kernels of their own, so that a mesh can split the layer by heads.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        heads: int,
-        settings: BlockSettings,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, *, dim: int, heads: int, settings: BlockSettings, rngs: nnx.Rngs):
         split, dtype = (heads, dim // heads), settings.dtype
         self.norm1 = layer_norm(dim, rngs)
-        self.query = dense(dim, split, dtype, rngs)
-        self.key = dense(dim, split, dtype, rngs)
-        self.value = dense(dim, split, dtype, rngs)
+        self.query, self.key, self.value = (dense(dim, split, dtype, rngs) for _ in range(3))
         self.proj = dense(split, dim, dtype, rngs, axis=(-2, -1))
         if settings.qk_norm:
             self.query_norm, self.key_norm = (
@@ -158,26 +128,22 @@ class Block(nnx.Module):
         if settings.qk_norm:
             query, keys = self.query_norm(query), self.key_norm(keys)
         if settings.rope:
-            tokens = jnp.asarray(index).reshape(-1, 1) + jnp.arange(y.shape[1])
+            tokens = index + jnp.arange(y.shape[1])[None]
             angles = jnp.asarray(rope_angles(*settings.rope, query.shape[-1]))[tokens]
             query, keys = rotate(query, angles), rotate(keys, angles)
         return query.astype(settings.dtype), keys.astype(settings.dtype)
 
     def extend(
-        self,
-        x: Float[Array, "b n dim"],
-        cache: Cache,
-        index: Index,
-        mask: Bool[Array, "#b n length"],
+        self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "#b n length"]
     ) -> tuple[Float[Array, "b n dim"], Cache]:
-        """The output for `n` more positions, and the cache with their keys and values written from `index` on.
+        """The output for `n` more positions, and the cache with their keys and values written from `index` on."""
 
-        An `index` of shape [b] gives every row its own place.
-        """
+        def write(old: Array, part: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), index, axis=1)
+
         y = self.norm1(x)
         query, keys = self._query_and_key(y, index)
-        new = Cache(keys, self.value(y))
-        cache = jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), index), cache, new)
+        cache = jax.tree.map(write, cache, Cache(keys, self.value(y)))
         return self._rest(x, attention(query, cache.keys, cache.values, mask)), cache
 
     def _rest(self, x: Array, attended: Array, k1: MaybeKey = None, k2: MaybeKey = None) -> Array:
@@ -191,16 +157,7 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """Equal layers; each parameter has a leading layer axis, so the compiled program doesn't grow with their number."""
 
-    def __init__(
-        self,
-        *,
-        layers: int,
-        dim: int,
-        heads: int,
-        block: BlockSettings,
-        remat: bool,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, layers: int, dim: int, heads: int, block: BlockSettings, remat: bool, rngs: nnx.Rngs):
         def make(key: Array) -> Block:
             return Block(dim=dim, heads=heads, settings=block, rngs=Rngs(key))
 
@@ -210,18 +167,14 @@ class Stack(nnx.Module):
         self.dtype = block.dtype
 
     def __call__(
-        self,
-        x: Float[Array, "b n dim"],
-        key: MaybeKey = None,
-        mask: Bool[Array, "#b n n"] | None = None,
+        self, x: Float[Array, "b n dim"], key: MaybeKey = None, mask: Bool[Array, "#b n n"] | None = None
     ) -> Float[Array, "b n dim"]:
         """The causal stack's output in the compute dtype (no final norm); dropout where there is a key.
 
         `mask` says which positions may be attended to among the present and past ones (query axis first).
         `remat` recomputes each layer in the backward pass.
         """
-        n = x.shape[1]
-        causal = jnp.tril(jnp.ones((1, n, n), bool))
+        causal = _causal(x.shape[1])
         mask = causal if mask is None else causal & mask
 
         def step(x: Array, layer: tuple[Block, MaybeKey]) -> tuple[Array, None]:
@@ -248,32 +201,22 @@ class Stack(nnx.Module):
 
 
 def prefill(
-    blocks: tuple[Block, ...],
-    x: Float[Array, "b n dim"],
-    caches: tuple[Cache, ...],
-    mask: Bool[Array, "#b n n"] | None = None,
+    blocks: tuple[Block, ...], x: Float[Array, "b n dim"], caches: tuple[Cache, ...]
 ) -> tuple[Float[Array, "b n dim"], tuple[Cache, ...]]:
-    """The outputs of the first `n` positions at once, and the caches that hold them; causal, and masked by `mask`."""
+    """The outputs of the first `n` positions at once, and the caches that hold them."""
     n, length = x.shape[1], caches[0].keys.shape[1]
-    causal = jnp.tril(jnp.ones((1, n, n), bool))
-    mask = causal if mask is None else causal & mask
-    return _extend(blocks, x, caches, 0, jnp.pad(mask, ((0, 0), (0, 0), (0, length - n))))
+    return _extend(blocks, x, caches, 0, jnp.pad(_causal(n), ((0, 0), (0, 0), (0, length - n))))
 
 
 def decode(
-    blocks: tuple[Block, ...],
-    x: Float[Array, "b 1 dim"],
-    caches: tuple[Cache, ...],
-    index: Index,
-    mask: Bool[Array, "#b length"] | None = None,
+    blocks: tuple[Block, ...], x: Float[Array, "b 1 dim"], caches: tuple[Cache, ...], index: Index
 ) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
-    """The output of one more position, at `index` (one for all rows, or one per row), and the caches that hold it.
+    """The output of one more position, at `index`, which sees those up to its own, and the caches that hold it."""
+    return _extend(blocks, x, caches, index, jnp.arange(caches[0].keys.shape[1])[None, None] <= index)
 
-    It attends to the positions up to its own, or, given `mask`, to exactly those of `mask`.
-    """
-    if mask is None:
-        mask = jnp.arange(caches[0].keys.shape[1])[None] <= jnp.asarray(index).reshape(-1, 1)
-    return _extend(blocks, x, caches, index, mask[:, None])
+
+def _causal(n: int) -> Bool[Array, "1 n n"]:
+    return jnp.tril(jnp.ones((1, n, n), bool))
 
 
 def _extend(
@@ -285,11 +228,3 @@ def _extend(
         x, cache = block.extend(x, cache, index, mask)
         written.append(cache)
     return x, tuple(written)
-
-
-def _write(cache: Array, part: Array, index: Index) -> Array:
-    if jnp.ndim(index) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(cache, part, index, axis=1)
-    rows = jnp.arange(cache.shape[0])[:, None]
-    places = jnp.asarray(index)[:, None] + jnp.arange(part.shape[1])
-    return cache.at[rows, places].set(part)

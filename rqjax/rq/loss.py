@@ -19,16 +19,6 @@ class Target(NamedTuple):
     loss: Callable[[Float[Array, "b n depth codes"], Array], Float[Array, "b n depth"]]
 
 
-def codes(values: Int[Array, "b h w depth"]) -> Target:
-    """The codes themselves."""
-    return Target(values, cross_entropy.hard)
-
-
-def distributions(values: Float[Array, "b h w depth codes"]) -> Target:
-    """Distributions over the codes."""
-    return Target(values, cross_entropy.soft)
-
-
 def soft_codes(
     quantizer: SoftQuantizer, residuals: Float[Array, "b h w depth dim"], temperature: float | Scalar
 ) -> Target:
@@ -40,7 +30,7 @@ def soft_codes(
     return Target(residuals, loss)
 
 
-def loss(
+def prior_loss(
     network: RQTransformerNetwork,
     quantizer: Quantizer,
     ids: Int[Array, "b length"],

@@ -1,6 +1,7 @@
 """The network of the RQ-Transformer: a body over positions, a head over the depths of one position."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,71 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.interface import Quantizer
+from rqjax.interface import Condition, Quantizer
+from rqjax.nets.condition import condition
+from rqjax.nets.init import DTYPES
 from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, dropout, layer_norm
+
+
+@dataclasses.dataclass(kw_only=True)
+class NetworkConfig:
+    """The part of an RQ-Transformer's configuration that makes its network.
+
+    It is unconditional (`classes` and `text_vocab` 0), conditional on a class, or on a text of `text_length` tokens.
+    Published models have all five of the flags from `input_emb_vqvae` on set.
+    """
+
+    code_shape: tuple[int, int] = (8, 8)
+    depth: int = 4
+    codebook_size: tuple[int, ...] = (16384,)  # one for all depths, or one for each
+    dim: int = 1536
+    input_dim: int = 256  # width of a code vector of the tokenizer
+    body_layers: int = 42
+    head_layers: int = 6
+    body_heads: int = 0  # 0: as many as make heads of 64 features, as published
+    head_heads: int = 0  # the same
+    classes: int = 0
+    text_vocab: int = 0
+    text_length: int = 0
+    input_emb_vqvae: bool = True  # the body reads the tokenizer's code vectors, not embeddings of its own
+    head_emb_vqvae: bool = True  # so does the head
+    cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
+    shared_tok_emb: bool = True
+    shared_cls_emb: bool = True  # one classifier for all depths
+    embedding_dropout: float = 0.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
+    qk_norm: bool = False  # normalised queries and keys; no official form
+    rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
+    dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
+    remat: bool = True
+
+    def __post_init__(self) -> None:
+        self.body_heads = self.body_heads or max(self.dim // 64, 1)
+        self.head_heads = self.head_heads or max(self.dim // 64, 1)
+
+    @property
+    def condition(self) -> Condition:
+        """The tokens in front of the codes."""
+        return condition(self.classes, self.text_vocab, self.text_length)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The codebook size of each depth."""
+        return tuple(self.codebook_size) * (self.depth if len(self.codebook_size) == 1 else 1)
+
+    @property
+    def block(self) -> BlockSettings:
+        """The settings of the body's layers; those of the head have no rope: depths lie on no grid."""
+        return BlockSettings(
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            sigmoid_gelu=self.sigmoid_gelu,
+            qk_norm=self.qk_norm,
+            rope=(self.condition.length, *self.code_shape) if self.rope else None,
+            dtype=DTYPES[self.dtype],
+        )
 
 
 class Classifier(nnx.Module):
@@ -52,52 +116,28 @@ class RQTransformerNetwork(nnx.Module):
     `head_emb_vqvae` (head) say so, through a linear layer; else the network has its own embeddings of the codes.
     """
 
-    def __init__(
-        self,
-        *,
-        positions: int,
-        sizes: tuple[int, ...],
-        dim: int,
-        input_dim: int,
-        conditions: int,
-        condition_length: int,
-        layers: tuple[int, int],
-        heads: tuple[int, int],
-        input_emb_vqvae: bool,
-        head_emb_vqvae: bool,
-        cumsum_depth_ctx: bool,
-        shared_tok_emb: bool,
-        shared_cls_emb: bool,
-        embedding_dropout: float,
-        block: BlockSettings,
-        remat: bool,
-        rngs: nnx.Rngs,
-    ):
-        dtype = block.dtype
-        self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (condition_length, dim)))
-        self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (positions, dim)))
-        self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (len(sizes), dim)))
-        self.cond_emb = nnx.Embed(conditions, dim, embedding_init=NORMAL, rngs=rngs)
-        if not (input_emb_vqvae and head_emb_vqvae):
-            rows = max(sizes) if shared_tok_emb else sum(sizes)
+    def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
+        c, dim, sizes, block = config, config.dim, config.sizes, config.block
+        self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (c.condition.length, dim)))
+        self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (math.prod(c.code_shape), dim)))
+        self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (c.depth, dim)))
+        self.cond_emb = nnx.Embed(c.condition.size, dim, embedding_init=NORMAL, rngs=rngs)
+        if not (c.input_emb_vqvae and c.head_emb_vqvae):
+            rows = max(sizes) if c.shared_tok_emb else sum(sizes)
             self.tok_emb = nnx.Embed(rows, dim, embedding_init=NORMAL, rngs=rngs)
-        if input_emb_vqvae:
-            self.input_mlp = dense(input_dim, dim, dtype, rngs)
-        if head_emb_vqvae:
-            self.head_mlp = dense(input_dim, dim, dtype, rngs)
-        of_head = dataclasses.replace(block, rope=None)  # depths lie on no grid
-        self.body, self.head = (
-            Stack(dim=dim, layers=n, heads=h, block=settings, remat=remat, rngs=rngs)
-            for n, h, settings in zip(layers, heads, (block, of_head), strict=True)
-        )
-        self.classifier = Classifier(dim, sizes, shared_cls_emb, dtype, rngs)
-        if condition_length > 1:
-            self.cond_classifier = Classifier(dim, (conditions,), True, dtype, rngs)
-        self.input_emb_vqvae = input_emb_vqvae
-        self.head_emb_vqvae = head_emb_vqvae
-        self.cumsum_depth_ctx = cumsum_depth_ctx
-        self.offsets = tuple(0 if shared_tok_emb else sum(sizes[:d]) for d in range(len(sizes)))
-        self.embedding_dropout = embedding_dropout
+        if c.input_emb_vqvae:
+            self.input_mlp = dense(c.input_dim, dim, block.dtype, rngs)
+        if c.head_emb_vqvae:
+            self.head_mlp = dense(c.input_dim, dim, block.dtype, rngs)
+        of_head = dataclasses.replace(block, rope=None)
+        self.body = Stack(c.body_layers, dim, c.body_heads, block, c.remat, rngs)
+        self.head = Stack(c.head_layers, dim, c.head_heads, of_head, c.remat, rngs)
+        self.classifier = Classifier(dim, sizes, c.shared_cls_emb, block.dtype, rngs)
+        if c.condition.length > 1:
+            self.cond_classifier = Classifier(dim, (c.condition.size,), True, block.dtype, rngs)
+        self.input_emb_vqvae, self.head_emb_vqvae = c.input_emb_vqvae, c.head_emb_vqvae
+        self.cumsum_depth_ctx, self.embedding_dropout = c.cumsum_depth_ctx, c.embedding_dropout
+        self.offsets = tuple(0 if c.shared_tok_emb else sum(sizes[:d]) for d in range(c.depth))
 
     def vectors(self, quantizer: Quantizer, codes: Int[Array, "*grid d"]) -> Float[Array, "*grid d input_dim"]:
         """The tokenizer's vectors of the codes of the first `d` depths; of width 0 if the network does without."""

@@ -11,15 +11,15 @@ from jaxtyping import Array, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Metrics, Quantizer
-from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition, check_range, condition
+from rqjax.interface import Batch, Condition, Metrics, Quantizer
+from rqjax.nets import cross_entropy
+from rqjax.nets.condition import check_range, labels_of
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
-from rqjax.nets.transformer import BlockSettings
 from rqjax.quantize.pytree import pytree, static
-from rqjax.rq import loss as objective
 from rqjax.rq import sample
-from rqjax.rq.network import RQTransformerNetwork
+from rqjax.rq.loss import Target, prior_loss, soft_codes
+from rqjax.rq.network import NetworkConfig, RQTransformerNetwork
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 
 TARGETS = ("soft", "hard")
@@ -28,38 +28,9 @@ Labels = Int[Array, "b"] | Int[Array, "b length"]
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class RQTransformerConfig:
-    """An RQ-Transformer. The defaults are the 1.4B model that Lee et al. (2022) trained on ImageNet, but for `classes`.
+class RQTransformerConfig(NetworkConfig):
+    """An RQ-Transformer. The defaults are the 1.4B model of Lee et al. (2022) for ImageNet, but for `classes`."""
 
-    It is unconditional (`classes` and `text_vocab` 0), conditional on a class, or on a text of `text_length` tokens.
-    Published models have all five of the flags from `input_emb_vqvae` on set.
-    """
-
-    code_shape: tuple[int, int] = (8, 8)
-    depth: int = 4
-    codebook_size: tuple[int, ...] = (16384,)  # one for all depths, or one for each
-    dim: int = 1536
-    input_dim: int = 256  # width of a code vector of the tokenizer
-    body_layers: int = 42
-    head_layers: int = 6
-    body_heads: int = 0  # 0: as many as make heads of 64 features, as published
-    head_heads: int = 0  # the same
-    classes: int = 0
-    text_vocab: int = 0
-    text_length: int = 0
-    input_emb_vqvae: bool = True  # the body reads the tokenizer's code vectors, not embeddings of its own
-    head_emb_vqvae: bool = True  # so does the head
-    cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
-    shared_tok_emb: bool = True
-    shared_cls_emb: bool = True  # one classifier for all depths
-    embedding_dropout: float = 0.0
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
-    qk_norm: bool = False  # normalised queries and keys; no official form
-    rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
-    dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
-    remat: bool = True
     target: str = "soft"  # the distributions of the tokenizer's soft codes; "hard": the codes
     temperature: float = 0.5  # of the soft codes
     stochastic: bool = True  # codes are drawn from the soft codes, not the nearest
@@ -67,20 +38,6 @@ class RQTransformerConfig:
     loss_chunk: int = 32
     image_loss_weight: float = 1.0
     text_loss_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.body_heads = self.body_heads or max(self.dim // 64, 1)
-        self.head_heads = self.head_heads or max(self.dim // 64, 1)
-
-    @property
-    def condition(self) -> NoCondition | ClassCondition | TextCondition:
-        """The tokens in front of the codes."""
-        return condition(self.classes, self.text_vocab, self.text_length)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The codebook size of each depth."""
-        return tuple(self.codebook_size) * (self.depth if len(self.codebook_size) == 1 else 1)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -136,34 +93,7 @@ class RQTransformerConfig:
 
     def init(self, key: Key[Array, ""]) -> "RQTransformer":
         """A new model: matrices and embeddings N(0, 0.02), biases 0, norms 1 and 0."""
-        block = BlockSettings(
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            sigmoid_gelu=self.sigmoid_gelu,
-            qk_norm=self.qk_norm,
-            rope=(self.condition.length, *self.code_shape) if self.rope else None,
-            dtype=DTYPES[self.dtype],
-        )
-        network = RQTransformerNetwork(
-            positions=self.code_shape[0] * self.code_shape[1],
-            sizes=self.sizes,
-            dim=self.dim,
-            input_dim=self.input_dim,
-            conditions=self.condition.size,
-            condition_length=self.condition.length,
-            layers=(self.body_layers, self.head_layers),
-            heads=(self.body_heads, self.head_heads),
-            input_emb_vqvae=self.input_emb_vqvae,
-            head_emb_vqvae=self.head_emb_vqvae,
-            cumsum_depth_ctx=self.cumsum_depth_ctx,
-            shared_tok_emb=self.shared_tok_emb,
-            shared_cls_emb=self.shared_cls_emb,
-            embedding_dropout=self.embedding_dropout,
-            block=block,
-            remat=self.remat,
-            rngs=Rngs(key),
-        )
-        return RQTransformer(network, frozen(self))
+        return RQTransformer(RQTransformerNetwork(self, Rngs(key)), frozen(self))
 
 
 @pytree
@@ -175,7 +105,7 @@ class RQTransformer:
     config: RQTransformerConfig = static()  # noqa: RUF009
 
     @property
-    def condition(self) -> NoCondition | ClassCondition | TextCondition:
+    def condition(self) -> Condition:
         return self.config.condition
 
     @property
@@ -184,17 +114,6 @@ class RQTransformer:
 
     def with_trained(self, trained: RQTransformerNetwork) -> "RQTransformer":
         return dataclasses.replace(self, network=trained)
-
-    def logits(
-        self, quantizer: Quantizer, codes: Int[Array, "b h w depth"], labels: Labels
-    ) -> tuple[Float[Array, "b h w depth codes"], Float[Array, "b texts text_vocab"]]:
-        """Teacher-forced logits of every code, and of the text tokens from the second on (none without a text)."""
-        flat = rearrange(codes, "b h w d -> b (h w) d")
-        text, outputs = self.network(self.condition.ids(labels), flat, quantizer, None)
-        logits = rearrange(self.network.classifier(outputs), "b (h w) d k -> b h w d k", h=codes.shape[1])
-        if not self.config.text_vocab:
-            return logits, jnp.zeros((codes.shape[0], 0, 0))
-        return logits, self.network.cond_classifier(text[:, :, None])[:, :, 0]
 
     def loss(
         self, tokenizer: RQVAE, batch: Batch, key: Key[Array, ""], train: bool
@@ -205,38 +124,29 @@ class RQTransformer:
         batch. The codes that the network reads are drawn from them, if the model is stochastic (section 3.2.3).
         """
         c, image, quantizer = self.config, batch["image"], tokenizer.quantizer
-        labels = batch[self.condition.field] if self.condition.field else jnp.zeros(image.shape[0], jnp.int32)
+        labels = labels_of(batch, self.condition.field)
         draw, drop = jax.random.split(key)
         drop = drop if train else None
         if c.target == "hard" and not c.stochastic:
             return self.loss_from_codes(quantizer, tokenizer.encode(image), labels, key=drop)
         codes, residuals = tokenizer.sample_codes(image, draw, c.temperature, c.stochastic, c.loss_chunk)
-        if c.target == "hard":
-            return self.loss_from_codes(quantizer, codes, labels, key=drop)
-        return self._loss(quantizer, codes, labels, objective.soft_codes(quantizer, residuals, c.temperature), drop)
+        soft = soft_codes(quantizer, residuals, c.temperature) if c.target == "soft" else None
+        return self.loss_from_codes(quantizer, codes, labels, soft, drop)
 
     def loss_from_codes(
         self,
         quantizer: Quantizer,
         codes: Int[Array, "b h w depth"],
         labels: Labels,
-        soft: Float[Array, "b h w depth codes"] | None = None,
+        target: Target | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted loss of given codes, against themselves or the distributions `soft`, and metrics.
-
-        Dropout with a key.
-        """
-        target = objective.codes(codes) if soft is None else objective.distributions(soft)
-        return self._loss(quantizer, codes, labels, target, key)
-
-    def _loss(
-        self, quantizer: Quantizer, codes: Array, labels: Array, target: objective.Target, key: Array | None
-    ) -> tuple[Array, Metrics]:
+        """The weighted loss of given codes, against themselves or another target, and metrics; dropout with a key."""
         c = self.config
+        target = Target(codes, cross_entropy.hard) if target is None else target
         weights = (c.image_loss_weight, c.text_loss_weight)
         ids = self.condition.ids(labels)
-        return objective.loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key)
+        return prior_loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key)
 
     def generate(
         self,

@@ -16,7 +16,7 @@ from rqjax.official.convert import import_model, to_torch
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_same_gradients, rounding, transformer_terms
-from tests.small_dq import random_codes, small_config, strong, tokenizer_config
+from tests.small_dq import logits_of, random_codes, small_config, strong, tokenizer_config
 
 MIXED = {
     (2, 4): [(1, 0), (0.5, 0.5), (0, 1), (0.7, 0.3)],
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_a_plain_definition():
     model = strong(config.init(jax.random.key(0)))
     layout, labels = model.config.layout, jnp.array([2, 0])
     codes = random_codes(layout, [(0.4, 0.3, 0.3), (0, 0.5, 0.5)], seed=3)
-    logits = jax.jit(model.logits.__func__)(model, codes, labels)
+    logits = jax.jit(logits_of)(model, codes, labels)
     scores = [[], [], []], []
     for i in range(2):
         sequence = []

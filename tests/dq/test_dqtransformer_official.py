@@ -19,7 +19,7 @@ from rqjax.official.dqtransformer import (
 from rqjax.quantize.dynamic import Codes
 from rqjax.torchfile import file
 from tests.conftest import assert_digests, noise_keys
-from tests.small_dq import small_config
+from tests.small_dq import logits_of, small_config
 
 KEYS = pathlib.Path(__file__).parents[1] / "keys" / "dq"
 CASES = ("class", "unconditional")
@@ -62,7 +62,7 @@ def batch(case, name):
 def test_images_of_different_lengths_keep_their_official_logits_in_one_batch(golden, name):
     case, _, model = load(golden, name)
     codes, labels = images(case)
-    found = jax.jit(model.logits.__func__)(model, codes, labels)
+    found = jax.jit(logits_of)(model, codes, labels)
     for i in range(len(labels)):
         for kind, logits in zip(("position", "content"), found, strict=True):
             expected = case.data[f"{kind}_logits_{i}"][0]

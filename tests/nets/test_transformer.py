@@ -76,25 +76,6 @@ def test_prefill_then_decode_equals_the_whole(x):
     np.testing.assert_allclose(jnp.concatenate(parts, 1), stack(x), atol=1e-5, rtol=1e-5)
 
 
-def test_each_row_decodes_at_its_own_place(x):
-    stack = make_stack()
-    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
-    _, caches = prefill(blocks, x, caches)
-    y, _ = decode(blocks, jnp.stack([x[0, 2:3], x[1, 5:6]]), caches, jnp.array([2, 5]))
-    expected = stack(x)
-    np.testing.assert_allclose(y[:, 0], jnp.stack([expected[0, 2], expected[1, 5]]), atol=1e-5, rtol=1e-5)
-
-
-def test_decode_attends_to_its_mask_only(x):
-    stack = make_stack()
-    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
-    allowed = jnp.array([[True, False, True, True, False, False, False]])
-    kept = x[:, jnp.array([0, 2, 3])]
-    _, caches = prefill(blocks, x[:, :3], caches, mask=(jnp.arange(3) != 1)[None, None] | jnp.eye(3, dtype=bool)[None])
-    y, _ = decode(blocks, x[:, 3:4], caches, jnp.array(3), allowed)
-    np.testing.assert_allclose(y[:, 0], stack(kept)[:, 2], atol=1e-5, rtol=1e-5)
-
-
 def test_bfloat16_stays_near_float32(x):
     expected, found = make_stack()(x), make_stack(dtype=jnp.bfloat16)(x)
     assert found.dtype == jnp.bfloat16

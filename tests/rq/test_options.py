@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from rqjax.errors import InputError
+from rqjax.nets.rope import rope_angles, rotate
 from rqjax.nets.sampling import Draw
-from rqjax.nets.transformer import rope_angles, rotate
 from rqjax.official import to_torch
 from rqjax.store.arrays import to_arrays
-from tests.small_rq import make_quantizer, random_codes, small_config, strong, tokenizer_with
+from tests.small_rq import logits_of, make_quantizer, random_codes, small_config, strong, tokenizer_with
 
 OPTIONS = {"qk_norm": {"qk_norm": True}, "rope": {"rope": True}, "both": {"qk_norm": True, "rope": True}}
 
@@ -22,7 +22,7 @@ def test_cached_greedy_codes_are_the_argmax_of_the_uncached_forward(options):
     model = strong(small_config(**options).init(jax.random.key(0)), 10.0)
     quantizer, labels = make_quantizer((16,), 8), jnp.array([1, 4])
     codes = model.generate(tokenizer_with(quantizer), labels, jax.random.key(0), Draw(temperature=0.0))
-    logits, _ = jax.jit(model.logits.__func__)(model, quantizer, codes, labels)
+    logits, _ = jax.jit(logits_of)(model, quantizer, codes, labels)
     np.testing.assert_array_equal(codes, jnp.argmax(logits, -1))
     assert len(np.unique(codes)) > 3
 
@@ -30,12 +30,12 @@ def test_cached_greedy_codes_are_the_argmax_of_the_uncached_forward(options):
 def test_options_change_the_logits_and_add_only_the_norms():
     plain = small_config()
     quantizer, codes, labels = make_quantizer((16,), 8), random_codes((16,) * 3), jnp.array([1, 4])
-    expected = strong(plain.init(jax.random.key(0))).logits(quantizer, codes, labels)[0]
+    expected = logits_of(strong(plain.init(jax.random.key(0))), quantizer, codes, labels)[0]
     names = set(to_arrays(jax.eval_shape(plain.init, jax.random.key(0))))
     for name, options in OPTIONS.items():
         config = dataclasses.replace(plain, **options)
         model = strong(config.init(jax.random.key(0)))
-        assert not np.allclose(model.logits(quantizer, codes, labels)[0], expected, atol=1e-3), name
+        assert not np.allclose(logits_of(model, quantizer, codes, labels)[0], expected, atol=1e-3), name
         added = set(to_arrays(model)) - names
         assert {path.split("/")[-2] for path in added} == (
             {"query_norm", "key_norm"} if "qk_norm" in options else set()
@@ -45,11 +45,11 @@ def test_options_change_the_logits_and_add_only_the_norms():
 def test_normalised_queries_and_keys_do_not_feel_the_scale_of_their_kernels():
     model = strong(small_config(qk_norm=True).init(jax.random.key(0)))
     quantizer, codes, labels = make_quantizer((16,), 8), random_codes((16,) * 3), jnp.array([1, 4])
-    before = model.logits(quantizer, codes, labels)[0]
+    before = logits_of(model, quantizer, codes, labels)[0]
     larger = model.with_trained(jax.tree.map(jnp.copy, model.network))
     larger.network.body.blocks.query.kernel = larger.network.body.blocks.query.kernel * 3.0
     larger.network.body.blocks.query.bias = larger.network.body.blocks.query.bias * 3.0
-    np.testing.assert_allclose(larger.logits(quantizer, codes, labels)[0], before, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits_of(larger, quantizer, codes, labels)[0], before, rtol=1e-3, atol=1e-4)
 
 
 def test_rotated_products_depend_on_the_distance_along_each_axis():

@@ -9,7 +9,7 @@ import pytest
 from rqjax.errors import InputError
 from rqjax.nets import cross_entropy
 from tests.conftest import assert_same_gradients, rounding, transformer_terms
-from tests.small_rq import make_quantizer, random_codes, small_config, strong, tokenizer_config
+from tests.small_rq import logits_of, make_quantizer, random_codes, small_config, strong, tokenizer_config
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_codes_that_a_depth_does_not_have_get_no_probability(shared_cls_emb):
     own = {"input_emb_vqvae": False, "head_emb_vqvae": False, "shared_tok_emb": False}
     model = strong(small_config(codebook_size=vocab, shared_cls_emb=shared_cls_emb, **own).init(jax.random.key(0)))
     books, codes, labels = make_quantizer(vocab, 8), random_codes(vocab), jnp.zeros(2, jnp.int32)
-    probability = jax.nn.softmax(jax.jit(model.logits.__func__)(model, books, codes, labels)[0])
+    probability = jax.nn.softmax(jax.jit(logits_of)(model, books, codes, labels)[0])
     for d, size in enumerate(vocab):
         assert np.all(np.asarray(probability[..., d, size:]) == 0)
         assert np.all(np.asarray(probability[..., d, :size]) > 0)
@@ -87,7 +87,7 @@ def test_codebook_vectors_of_every_depth_are_used():
 def test_no_logit_sees_its_own_code_or_a_later_one():
     model = strong(small_config().init(jax.random.key(0)))
     books, codes, labels = make_quantizer((16,), 8), random_codes((16,) * 3), jnp.array([1, 4])
-    run = jax.jit(model.logits.__func__)
+    run = jax.jit(logits_of)
     before, after = run(model, books, codes, labels)[0], run(model, books, codes.at[:, 1, 0, 1].add(1) % 16, labels)[0]
     same = np.isclose(before, after, atol=1e-6).all((0, -1))
     np.testing.assert_array_equal(same[0], True)
@@ -99,7 +99,7 @@ def test_labels_matter_only_to_a_conditional_model():
     codes, books = random_codes((16,) * 3), make_quantizer((16,), 8)
     for classes, differs in [(5, True), (0, False)]:
         model = strong(small_config(classes=classes).init(jax.random.key(0)))
-        one, two = (model.logits(books, codes, jnp.full(2, label))[0] for label in (1, 3))
+        one, two = (logits_of(model, books, codes, jnp.full(2, label))[0] for label in (1, 3))
         assert np.allclose(one, two) != differs
 
 
@@ -173,7 +173,7 @@ def test_hard_targets_are_the_nearest_codes():
     labels = jnp.array([0, 3])
     found = model.loss(tokenizer, {"image": image, "label": labels}, jax.random.key(3), train=False)[0]
     codes = tokenizer.encode(image)
-    expected = cross_entropy.hard(model.logits(tokenizer.quantizer, codes, labels)[0], codes).mean()
+    expected = cross_entropy.hard(logits_of(model, tokenizer.quantizer, codes, labels)[0], codes).mean()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters():
     other = strong(small_config(dtype="bfloat16").init(jax.random.key(0)))
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(other.network))
     books, codes, labels = make_quantizer((16,), 8), random_codes((16,) * 3), jnp.array([1, 4])
-    expected, found = (jax.nn.log_softmax(m.logits(books, codes, labels)[0]) for m in (model, other))
+    expected, found = (jax.nn.log_softmax(logits_of(m, books, codes, labels)[0]) for m in (model, other))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, atol=0.1)
 

@@ -11,10 +11,12 @@ import optax
 import pytest
 
 from rqjax.errors import InputError
+from rqjax.nets import cross_entropy
 from rqjax.official.convert import import_model, keys, to_torch
 from rqjax.official.rqtransformer import rqtransformer_config
+from rqjax.rq.loss import Target
 from tests.conftest import assert_digests, noise_keys
-from tests.small_rq import CASES, load
+from tests.small_rq import CASES, load, logits_of
 
 KEYS = pathlib.Path(__file__).parents[1] / "keys" / "rq"
 ARCHS = json.loads((KEYS / "rqtransformer_arch.json").read_text())
@@ -24,15 +26,15 @@ ARCHS = json.loads((KEYS / "rqtransformer_arch.json").read_text())
 def test_logits_and_losses_equal_the_official_ones(golden, name):
     case, model, books, labels = load(golden, name)
     data, codes = case.data, jnp.asarray(case.data["codes"], jnp.int32)
-    logits, text_logits = jax.jit(model.logits.__func__)(model, books, codes, labels)
+    logits, text_logits = jax.jit(logits_of)(model, books, codes, labels)
     np.testing.assert_allclose(logits, data["logits"], rtol=1e-4, atol=1e-5)
     loss, metrics = jax.jit(model.loss_from_codes.__func__)(model, books, codes, labels)
     np.testing.assert_allclose(loss, data["train_loss"], rtol=1e-4)
     np.testing.assert_allclose(metrics["image_loss"], data["loss_hard"], rtol=1e-4)
     by_depth = [metrics[f"loss_{d + 1}"] for d in range(codes.shape[-1])]
     np.testing.assert_allclose(by_depth, data["codebook_loss_hard"], rtol=1e-4)
-    soft = jnp.asarray(data["soft_target"], jnp.float32)
-    _, metrics = jax.jit(model.loss_from_codes.__func__)(model, books, codes, labels, soft)
+    soft = Target(jnp.asarray(data["soft_target"], jnp.float32), cross_entropy.soft)
+    _, metrics = jax.jit(lambda m: m.loss_from_codes(books, codes, labels, soft))(model)
     np.testing.assert_allclose(metrics["image_loss"], data["loss_soft_target"], rtol=1e-4)
     if "cond_logits" in data:
         np.testing.assert_allclose(text_logits, data["cond_logits"], rtol=1e-4, atol=1e-5)

@@ -1,17 +1,15 @@
 """The encoder that sees an image at two or three grains, and the decoder that knows where it is (Huang et al. 2023)."""
 
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from einops import repeat
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.dq.router import NAMES, FeatureRouter
-from rqjax.nets.autoencoder import Decoder, Mid, Trunk, conv, group_norm
+from rqjax.nets.autoencoder import Decoder, LevelSettings, Mid, Trunk, conv, group_norm
 from rqjax.nets.init import torch_uniform
 
 POSITIONS = ("none", "fourier", "learned", "learned-relative", "fourier+learned")
@@ -29,26 +27,13 @@ class GrainEncoder(Trunk):
     features, where there is one, is held here as in the published checkpoints; the model applies it.
     """
 
-    def __init__(
-        self,
-        *,
-        grains: int,
-        z_channels: int,
-        router: FeatureRouter | None,
-        ch: int,
-        ch_mult: Sequence[int],
-        dtype,
-        remat: bool,
-        rngs: nnx.Rngs,
-        **levels,
-    ):
-        super().__init__(ch=ch, ch_mult=ch_mult, dtype=dtype, remat=remat, rngs=rngs, **levels)
-        self.grains = grains
-        for name, multiplier in zip(NAMES[grains], reversed(ch_mult), strict=False):
-            width = ch * multiplier
-            setattr(self, f"mid_{name}", Mid(width, rngs=rngs, dtype=dtype, remat=remat))
+    def __init__(self, settings: LevelSettings, grains: int, router: FeatureRouter | None, rngs: nnx.Rngs):
+        super().__init__(settings, rngs)
+        self.grains, dtype = grains, settings.dtype
+        for name, width in zip(NAMES[grains], reversed(settings.widths), strict=False):
+            setattr(self, f"mid_{name}", Mid(width, rngs=rngs, dtype=dtype, remat=settings.remat))
             setattr(self, f"norm_out_{name}", group_norm(width, rngs=rngs, dtype=dtype))
-            setattr(self, f"conv_out_{name}", conv(width, z_channels, 3, rngs=rngs, dtype=dtype))
+            setattr(self, f"conv_out_{name}", conv(width, settings.z_channels, 3, rngs=rngs, dtype=dtype))
         if router is not None:
             self.router = router
 
@@ -102,16 +87,14 @@ class PositionalDecoder(Decoder):
     `latent_size` is the side of that input; `window_size` the side of the windows of "learned-relative".
     """
 
-    def __init__(
-        self, *, position: str, latent_size: int, window_size: int, z_channels: int, rngs: nnx.Rngs, **decoder
-    ):
-        super().__init__(z_channels=z_channels, rngs=rngs, **decoder)
+    def __init__(self, settings: LevelSettings, *, position: str, latent_size: int, window_size: int, rngs: nnx.Rngs):
+        super().__init__(settings, rngs)
         self.fourier, self.learned = "fourier" in position, "learned" in position
         if self.fourier:
-            self.position_bias_fourier = FourierPosition(z_channels, rngs=rngs)
+            self.position_bias_fourier = FourierPosition(settings.z_channels, rngs=rngs)
         if self.learned:
             size = window_size if position == "learned-relative" else latent_size
-            self.position_bias_learned = LearnedPosition(size, z_channels, rngs=rngs)
+            self.position_bias_learned = LearnedPosition(size, settings.z_channels, rngs=rngs)
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
         """The input of the last layer, `conv_out`."""
@@ -119,30 +102,3 @@ class PositionalDecoder(Decoder):
         z = self.position_bias_fourier(z) if self.fourier else z
         z = self.position_bias_learned(z) if self.learned else z
         return super().features(z)
-
-
-class Network(nnx.Module):
-    """All that gradients train: encoder and router, decoder and positions, a 1x1 convolution beside each."""
-
-    def __init__(
-        self,
-        encoder: GrainEncoder,
-        decoder: PositionalDecoder,
-        *,
-        z_channels: int,
-        dim: int,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        self.encoder, self.decoder = encoder, decoder
-        # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(dim, z_channels, 1, rngs=rngs, dtype=dtype)
-
-    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
-        """The input of the decoder's last layer for a latent map."""
-        return self.decoder.features(self.post_quant_conv(z))
-
-    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
-        """The image for a latent map, float32, not clamped."""
-        return self.decoder.conv_out(self.features(z)).astype(jnp.float32)

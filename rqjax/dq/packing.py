@@ -69,11 +69,6 @@ def _slots(
     return sequence.reshape(rows, row_length), index.reshape(rows, row_length)
 
 
-def row_count(images: int, longest: int, row_length: int, rows_per_image: float) -> int:
-    """The number of rows that `images` images share: as many as asked for, but no more than can be needed."""
-    return min(math.ceil(images * rows_per_image), sufficient_rows(images, longest, row_length))
-
-
 def packed(
     sequences: Rows, layout: SequenceLayout, *, groups: int, row_length: int, rows_per_image: float
 ) -> tuple[Rows, Int[Array, ""]]:
@@ -88,7 +83,9 @@ def packed(
         raise InputError(f"pack_groups={groups} does not divide a batch of {batch}: choose a divisor")
     if groups % (parts := shards(jax.sharding.get_abstract_mesh())):
         raise InputError(f"pack_groups={groups} for {parts} data shards: choose a multiple of their number")
-    rows = row_count(batch // groups, longest, row_length, rows_per_image)
+    images = batch // groups
+    # as many as asked for, but no more than can be needed
+    rows = min(math.ceil(images * rows_per_image), sufficient_rows(images, longest, row_length))
 
     def fill(sequences: Rows) -> tuple[Rows, Array]:
         packing = pack(jnp.sum(sequences.filled, axis=1, dtype=jnp.int32), rows, row_length)

@@ -96,22 +96,20 @@ def route(
 ) -> Routed:
     """The merged map of an image: with Gumbel `noise` as in training, with None as in evaluation.
 
-    In training by features, the merged map carries the router's gradient: it is multiplied by the gate's chosen value,
-    1.
+    In training by features the merged map is multiplied by the gate's chosen value, 1: so it carries its gradient.
     """
     features = encoder(image)
     if routing.router == "entropy":
         grain = _by_entropy(routing, image, features[0].shape[1])
         gate = jax.nn.one_hot(grain, len(features))
-        scale = None
     else:
         logits = encoder.router(features)
         logits = logits if noise is None else logits + noise
         grain = _by_logits(routing, logits)
         gate = logits if noise is None else dynamic.straight_through(logits, grain)
-        scale = None if noise is None else dynamic.gate_scale(gate, features[-1].shape[1])
     merged = dynamic.merge_grains(features, grain)
-    merged = merged if scale is None else merged * scale
+    if noise is not None and routing.router == "feature":
+        merged = merged * dynamic.gate_scale(gate, features[-1].shape[1])
     return Routed(merged=merged, grain=grain, gate=gate, mask=dynamic.codebook_mask(grain, len(features)))
 
 

@@ -8,11 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.checks import at_least, frozen, one_of, rates
-from rqjax.dq.grains import POSITIONS, GrainEncoder, Network, PositionalDecoder
+from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
 from rqjax.dq.router import NAMES
-from rqjax.dq.routing import Routed, RoutingConfig, budget, route
+from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Metrics
+from rqjax.nets.autoencoder import Autoencoder, LevelSettings, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
@@ -53,11 +54,6 @@ class DQVAEConfig:
         coarse = self.resolution >> (len(self.ch_mult) - 1)
         return tuple(coarse << g for g in range(self.grains))
 
-    @property
-    def patch(self) -> int:
-        """The side of a region in pixels."""
-        return self.resolution // self.grids[0]
-
     def check(self) -> None:
         """Raises InputError for values that make no model."""
         self._check_levels()
@@ -84,10 +80,9 @@ class DQVAEConfig:
                 f"decoder_ch_mult has {len(self.decoder_ch_mult)} levels, the finest grain of {self.grids[-1]} needs "
                 f"{levels - self.grains + 1} to reach {self.resolution}: change one of them"
             )
-        for name, count in (("attn_resolutions", levels), ("decoder_attn_resolutions", len(self.decoder_ch_mult))):
-            sizes = [self.resolution >> i for i in range(count)]
-            if strange := [size for size in getattr(self, name) if size not in sizes]:
-                raise InputError(f"{name} {strange} never occur: the levels have {sizes}")
+        check_attention(self.resolution, levels, attn_resolutions=self.attn_resolutions)
+        decoder_levels = len(self.decoder_ch_mult)
+        check_attention(self.resolution, decoder_levels, decoder_attn_resolutions=self.decoder_attn_resolutions)
 
     def init(self, key: Key[Array, ""]) -> "DQVAE":
         """A new model; random values as PyTorch would draw them, codebook U(-1/codebook_size, 1/codebook_size).
@@ -108,37 +103,30 @@ class DQVAEConfig:
         )
         return DQVAE(config.network(Rngs(network_key)), quantizer, config)
 
-    def network(self, rngs: nnx.Rngs) -> Network:
+    def network(self, rngs: nnx.Rngs) -> Autoencoder[GrainEncoder]:
         """The encoder with its router and the decoder, with random values."""
-        dtype = DTYPES[self.dtype]
-        encoder = GrainEncoder(
-            grains=self.grains,
-            router=self.routing.feature_router(self.z_channels, self.grains, rngs),
+        settings = LevelSettings(
             resolution=self.resolution,
             ch=self.ch,
             ch_mult=self.ch_mult,
             num_res_blocks=self.num_res_blocks,
             attn_resolutions=self.attn_resolutions,
             z_channels=self.z_channels,
-            dtype=dtype,
+            dtype=DTYPES[self.dtype],
             remat=self.remat,
-            rngs=rngs,
         )
-        decoder = PositionalDecoder(
-            position=self.position,
-            latent_size=self.grids[-1],
-            window_size=self.window_size,
-            resolution=self.resolution,
+        of_decoder = dataclasses.replace(
+            settings,
             ch=self.decoder_ch,
             ch_mult=self.decoder_ch_mult,
             num_res_blocks=self.decoder_num_res_blocks,
             attn_resolutions=self.decoder_attn_resolutions,
-            z_channels=self.z_channels,
-            dtype=dtype,
-            remat=self.remat,
-            rngs=rngs,
         )
-        return Network(encoder, decoder, z_channels=self.z_channels, dim=self.embed_dim, dtype=dtype, rngs=rngs)
+        size, window = self.grids[-1], self.window_size
+        router = self.routing.feature_router(self.z_channels, self.grains, rngs)
+        encoder = GrainEncoder(settings, self.grains, router, rngs)
+        decoder = PositionalDecoder(of_decoder, position=self.position, latent_size=size, window_size=window, rngs=rngs)
+        return Autoencoder(encoder, decoder, settings, self.embed_dim, rngs)
 
 
 @pytree
@@ -149,16 +137,16 @@ class DQVAE:
     Images are [b height width 3] in [-1, 1], of the configured resolution.
     """
 
-    network: Network
+    network: Autoencoder[GrainEncoder]
     quantizer: Codebook  # one, which all grains share
     config: DQVAEConfig = dataclasses.field(metadata={"static": True})
 
     @property
-    def trained(self) -> Network:
+    def trained(self) -> Autoencoder[GrainEncoder]:
         """The network: no gradient reaches the codebook."""
         return self.network
 
-    def with_trained(self, trained: Network) -> "DQVAE":
+    def with_trained(self, trained: Autoencoder[GrainEncoder]) -> "DQVAE":
         return dataclasses.replace(self, network=trained)
 
     def with_quantizer(self, quantizer: Codebook) -> "DQVAE":
@@ -188,7 +176,7 @@ class DQVAE:
         cost = budget(c.routing, routed.gate)
         metrics = {"commitment": quantized.loss, "budget": cost, "restarted": restarted}
         return Forward(
-            reconstruction=self.last_layer(features).astype(jnp.float32),
+            reconstruction=self.last_layer(features),
             features=features,
             loss=quantized.loss + cost,
             quantizer=quantizer,
@@ -208,19 +196,14 @@ class DQVAE:
         if found != (side, side):
             raise InputError(f"images of {found[0]}x{found[1]}: this model expects {side}x{side}, resize them")
 
-    def route(self, image: Float[Array, "b height width 3"]) -> Routed:
-        """An image after the choice of grains, in evaluation mode."""
-        self._check_size(image)
-        return route(self.config.routing, self.network.encoder, image, None)
-
     def quantize(self, image: Float[Array, "b height width 3"]) -> tuple[dynamic.DynamicQuantized, Int[Array, "b h w"]]:
         """The quantizer's result for an image in evaluation mode, and the grain of each region."""
-        routed = self.route(image)
+        self._check_size(image)
+        routed = route(self.config.routing, self.network.encoder, image, None)
         return self._quantize(routed.merged, routed.mask), routed.grain
 
     def _quantize(self, merged: Float[Array, "b H W c"], mask: Float[Array, "b H W"]) -> dynamic.DynamicQuantized:
-        z = self.network.quant_conv(merged)
-        return dynamic.quantize(self.quantizer, z, mask)
+        return dynamic.quantize(self.quantizer, self.network.quant_conv(merged), mask)
 
     def reconstruct_as(
         self, image: Float[Array, "b height width 3"], grain: Int[Array, "b h w"]

@@ -3,16 +3,49 @@
 Names of attributes are those of the published checkpoints. Widths, resolutions and counts are plain numbers here.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from rqjax.errors import InputError
 from rqjax.nets.init import torch_uniform
 from rqjax.nets.partition import by_batch, gathered
+
+E = TypeVar("E", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LevelSettings:
+    """The settings of an encoder or a decoder; its levels are listed from full to lowest resolution."""
+
+    resolution: int  # of the images
+    ch: int
+    ch_mult: Sequence[int]  # the width of each level over `ch`
+    num_res_blocks: int
+    attn_resolutions: Sequence[int]
+    z_channels: int  # of the latent map
+    dtype: DTypeLike  # of computation; parameters are float32
+    remat: bool
+
+    @property
+    def widths(self) -> list[int]:
+        """The channels of each level."""
+        return [self.ch * multiplier for multiplier in self.ch_mult]
+
+
+def check_attention(resolution: int, levels: int, **fields: Sequence[int]) -> None:
+    """Refuses resolutions of attention that none of the levels has."""
+    sizes = [resolution >> i for i in range(levels)]
+    for name, attends in fields.items():
+        if strange := [size for size in attends if size not in sizes]:
+            raise InputError(f"{name} {strange} never occur: the levels have {sizes}")
 
 
 def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride: int = 1, padding="SAME") -> nnx.Conv:
@@ -59,10 +92,7 @@ class AttnBlock(nnx.Module):
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype):
         self.norm = group_norm(channels, rngs=rngs, dtype=dtype)
-        self.q = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
-        self.k = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
-        self.v = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
-        self.proj_out = conv(channels, channels, 1, rngs=rngs, dtype=dtype)
+        self.q, self.k, self.v, self.proj_out = (conv(channels, channels, 1, rngs=rngs, dtype=dtype) for _ in range(4))
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
@@ -93,13 +123,16 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-    """The blocks of one resolution, each followed by attention where the level attends, before any resampling."""
+    """The blocks of level `i`, each followed by attention where the level attends; the caller resamples."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, *, rngs: nnx.Rngs, dtype, remat: bool):
-        widths = [inputs, *[outputs] * blocks]
-        self.remat = remat
-        self.block = nnx.List([ResBlock(widths[j], outputs, rngs=rngs, dtype=dtype) for j in range(blocks)])
-        self.attn = nnx.List([AttnBlock(outputs, rngs=rngs, dtype=dtype) for _ in range(blocks if attends else 0)])
+    def __init__(self, s: LevelSettings, i: int, inputs: int, blocks: int, rngs: nnx.Rngs, *, down=False, up=False):
+        width, more = s.widths[i], {"rngs": rngs, "dtype": s.dtype}
+        attentions = blocks if s.resolution >> i in s.attn_resolutions else 0
+        self.remat = s.remat
+        self.block = nnx.List([ResBlock(width if j else inputs, width, **more) for j in range(blocks)])
+        self.attn = nnx.List([AttnBlock(width, **more) for _ in range(attentions)])
+        self.downsample = Downsample(width, **more) if down else None
+        self.upsample = Upsample(width, **more) if up else None
 
     def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h w outputs"]:
         for j, block in enumerate(self.block):
@@ -107,22 +140,6 @@ class Level(nnx.Module):
             if len(self.attn):
                 x = self.attn[j](x)
         return x
-
-
-class DownLevel(Level):
-    """A level of the encoder; all but the last have a Downsample, which the caller applies."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, last: bool, *, rngs, dtype, remat: bool):
-        super().__init__(inputs, outputs, blocks, attends, rngs=rngs, dtype=dtype, remat=remat)
-        self.downsample = None if last else Downsample(outputs, rngs=rngs, dtype=dtype)
-
-
-class UpLevel(Level):
-    """A level of the decoder; all but that of full resolution have an Upsample, which the caller applies."""
-
-    def __init__(self, inputs: int, outputs: int, blocks: int, attends: bool, last: bool, *, rngs, dtype, remat: bool):
-        super().__init__(inputs, outputs, blocks, attends, rngs=rngs, dtype=dtype, remat=remat)
-        self.upsample = None if last else Upsample(outputs, rngs=rngs, dtype=dtype)
 
 
 class Mid(nnx.Module):
@@ -147,26 +164,13 @@ def apply_block(block: ResBlock, x: Float[Array, "b h w inputs"], remat: bool) -
 class Trunk(nnx.Module):
     """The way down from an image through all levels; an encoder adds its head or heads."""
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        resolution: int,
-        dtype,
-        remat: bool,
-        rngs: nnx.Rngs,
-    ):
-        widths = [ch, *(ch * multiplier for multiplier in ch_mult)]
-        last = len(ch_mult) - 1
-        more = {"dtype": dtype, "remat": remat, "rngs": rngs}
-        self.dtype = dtype
-        self.conv_in = conv(3, ch, 3, rngs=rngs, dtype=dtype)
+    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
+        s, last = settings, len(settings.ch_mult) - 1
+        self.dtype = s.dtype
+        self.conv_in = conv(3, s.ch, 3, rngs=rngs, dtype=s.dtype)
         self.down = nnx.List(
-            DownLevel(widths[i], widths[i + 1], num_res_blocks, resolution >> i in attn_resolutions, i == last, **more)
-            for i in range(last + 1)
+            Level(s, i, inputs, s.num_res_blocks, rngs, down=i < last)
+            for i, inputs in enumerate([s.ch, *s.widths[:-1]])
         )
 
     def levels(self, image: Float[Array, "b h w 3"]) -> list[Array]:
@@ -182,14 +186,12 @@ class Trunk(nnx.Module):
 class Encoder(Trunk):
     """An image [b h w 3] in [-1, 1] becomes a latent map [b h/f w/f z_channels], f = 2^(levels - 1)."""
 
-    def __init__(
-        self, *, z_channels: int, dtype, remat: bool, rngs: nnx.Rngs, ch: int, ch_mult: Sequence[int], **levels
-    ):
-        super().__init__(ch=ch, ch_mult=ch_mult, dtype=dtype, remat=remat, rngs=rngs, **levels)
-        width = ch * ch_mult[-1]
-        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=remat)
+    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
+        super().__init__(settings, rngs)
+        width, dtype = settings.widths[-1], settings.dtype
+        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=settings.remat)
         self.norm_out = group_norm(width, rngs=rngs, dtype=dtype)
-        self.conv_out = conv(width, z_channels, 3, rngs=rngs, dtype=dtype)
+        self.conv_out = conv(width, settings.z_channels, 3, rngs=rngs, dtype=dtype)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z_channels"]:
         x = self.mid(self.levels(image)[-1])
@@ -202,32 +204,18 @@ class Decoder(nnx.Module):
     `up` is indexed by level: 0 has full resolution and runs last.
     """
 
-    def __init__(
-        self,
-        *,
-        ch: int,
-        ch_mult: Sequence[int],
-        num_res_blocks: int,
-        attn_resolutions: Sequence[int],
-        resolution: int,
-        z_channels: int,
-        dtype,
-        remat: bool,
-        rngs: nnx.Rngs,
-    ):
-        widths = [ch * multiplier for multiplier in ch_mult]
-        before = [*widths[1:], widths[-1]]
-        more = {"dtype": dtype, "remat": remat, "rngs": rngs}
-        self.dtype = dtype
-        self.conv_in = conv(z_channels, widths[-1], 3, rngs=rngs, dtype=dtype)
-        self.mid = Mid(widths[-1], **more)
+    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
+        s, widths = settings, settings.widths
+        self.dtype = s.dtype
+        self.conv_in = conv(s.z_channels, widths[-1], 3, rngs=rngs, dtype=s.dtype)
+        self.mid = Mid(widths[-1], rngs=rngs, dtype=s.dtype, remat=s.remat)
         self.up = nnx.List(
-            UpLevel(before[i], widths[i], num_res_blocks + 1, resolution >> i in attn_resolutions, i == 0, **more)
-            for i in range(len(widths))
+            Level(s, i, inputs, s.num_res_blocks + 1, rngs, up=i > 0)
+            for i, inputs in enumerate([*widths[1:], widths[-1]])
         )
-        self.norm_out = group_norm(ch * ch_mult[0], rngs=rngs, dtype=dtype)
+        self.norm_out = group_norm(widths[0], rngs=rngs, dtype=s.dtype)
         # in float32 also when the rest is not: a bfloat16 pixel has fewer levels than a byte
-        self.conv_out = conv(ch * ch_mult[0], 3, 3, rngs=rngs, dtype=jnp.float32)
+        self.conv_out = conv(widths[0], 3, 3, rngs=rngs, dtype=jnp.float32)
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
         """The input of the last layer, `conv_out`."""
@@ -239,3 +227,21 @@ class Decoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 3"]:
         return self.conv_out(self.features(z))
+
+
+class Autoencoder(nnx.Module, Generic[E]):
+    """All of a tokenizer's networks: an encoder, a decoder, and a 1x1 convolution on either side of the codes."""
+
+    def __init__(self, encoder: E, decoder: Decoder, settings: LevelSettings, dim: int, rngs: nnx.Rngs):
+        self.encoder, self.decoder = encoder, decoder
+        # latents in float32, so that codes don't hang on rounding
+        self.quant_conv = conv(settings.z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
+        self.post_quant_conv = conv(dim, settings.z_channels, 1, rngs=rngs, dtype=settings.dtype)
+
+    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
+        """The input of the decoder's last layer for a latent map."""
+        return self.decoder.features(self.post_quant_conv(z))
+
+    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
+        """The image for a latent map, float32, not clamped."""
+        return self.decoder.conv_out(self.features(z))

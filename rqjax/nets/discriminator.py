@@ -102,3 +102,19 @@ def discriminator_loss(gan: str, real: Float[Array, "b h w"], fake: Float[Array,
     """The discriminator's loss, `hinge` or `vanilla` (one of GANS), of its logits."""
     margin = (lambda x: jax.nn.relu(1 + x)) if gan == "hinge" else jax.nn.softplus
     return (jnp.mean(margin(-real)) + jnp.mean(margin(fake))) / 2
+
+
+def adaptive_weight(
+    last_layer: nnx.Conv,
+    features: Float[Array, "b h w c"],
+    d_nll: Float[Array, "b h w 3"],
+    d_adv: Float[Array, "b h w 3"],
+) -> Float[Array, ""]:
+    """Lambda, the norm of the reconstruction loss's gradient over that of the adversarial loss, at most 1e4.
+
+    Both are taken by the kernel of the layer that made the reconstruction from `features`, given the losses' gradients
+    by the reconstruction (VQ-GAN, Esser et al. 2021, equation 7).
+    """
+    _, pullback = jax.vjp(lambda layer: layer(features), last_layer)
+    nll, adversarial = (jnp.linalg.norm(pullback(cotangent)[0].kernel[...]) for cotangent in (d_nll, d_adv))
+    return jnp.clip(nll / (adversarial + 1e-4), 0, 1e4)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
@@ -11,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Quantized
-from rqjax.nets.autoencoder import Decoder, Encoder, conv
+from rqjax.nets.autoencoder import Autoencoder, Decoder, Encoder, LevelSettings, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.pytree import pytree, static
@@ -53,11 +52,10 @@ class RQVAEConfig:
         """Raises InputError for values that make no model."""
         names = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult", "code_shape")
         at_least(1, **{name: getattr(self, name) for name in names})
-        levels = [self.resolution >> i for i in range(len(self.ch_mult))]
-        if self.resolution % 2 ** (len(levels) - 1):
-            raise InputError(f"resolution {self.resolution} cannot be halved {len(levels) - 1} times: shorten ch_mult")
-        if strange := [size for size in self.attn_resolutions if size not in levels]:
-            raise InputError(f"attn_resolutions {strange} never occur: the levels have {levels}")
+        halvings = len(self.ch_mult) - 1
+        if self.resolution % 2**halvings:
+            raise InputError(f"resolution {self.resolution} cannot be halved {halvings} times: shorten ch_mult")
+        check_attention(self.resolution, halvings + 1, attn_resolutions=self.attn_resolutions)
         one_of(DTYPES, dtype=self.dtype)
         if any(self.latent_size % side for side in self.code_shape):
             latent = (self.latent_size, self.latent_size)
@@ -72,40 +70,19 @@ class RQVAEConfig:
     def init(self, key: Key[Array, ""]) -> "RQVAE":
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
         network_key, key = jax.random.split(key)
-        config = frozen(self)
-        return RQVAE(Network(config, rngs=Rngs(network_key)), config.quantizer.init(key, config.code_dim), config)
-
-
-class Network(nnx.Module):
-    """The encoder, the decoder, and a 1x1 convolution on either side of the codes."""
-
-    def __init__(self, config: RQVAEConfig, *, rngs: nnx.Rngs):
-        dtype = DTYPES[config.dtype]
-        sizes = {
-            "resolution": config.resolution,
-            "ch": config.ch,
-            "ch_mult": config.ch_mult,
-            "num_res_blocks": config.num_res_blocks,
-            "attn_resolutions": config.attn_resolutions,
-            "z_channels": config.z_channels,
-            "remat": config.remat,
-        }
-        self.encoder, self.decoder = Encoder(**sizes, dtype=dtype, rngs=rngs), Decoder(**sizes, dtype=dtype, rngs=rngs)
-        # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(config.z_channels, config.embed_dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, rngs=rngs, dtype=dtype)
-
-    def latent(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
-        """The latent map, float32, before quantization."""
-        return self.quant_conv(self.encoder(image))
-
-    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
-        """The input of the decoder's last layer for a latent map."""
-        return self.decoder.features(self.post_quant_conv(z))
-
-    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
-        """The image for a latent map, float32, not clamped."""
-        return self.decoder.conv_out(self.features(z))
+        config, rngs = frozen(self), Rngs(network_key)
+        settings = LevelSettings(
+            resolution=self.resolution,
+            ch=self.ch,
+            ch_mult=self.ch_mult,
+            num_res_blocks=self.num_res_blocks,
+            attn_resolutions=self.attn_resolutions,
+            z_channels=self.z_channels,
+            dtype=DTYPES[self.dtype],
+            remat=self.remat,
+        )
+        network = Autoencoder(Encoder(settings, rngs), Decoder(settings, rngs), settings, self.embed_dim, rngs)
+        return RQVAE(network, config.quantizer.init(key, config.code_dim), config)
 
 
 @pytree
@@ -113,7 +90,7 @@ class Network(nnx.Module):
 class RQVAE:
     """An RQ-VAE: a Tokenizer with codes [b h w depth]. Images are [b height width 3] in [-1, 1]."""
 
-    network: Network
+    network: Autoencoder[Encoder]
     quantizer: ResidualQuantizer
     config: RQVAEConfig = static()  # noqa: RUF009
 
@@ -172,7 +149,7 @@ class RQVAE:
         rows, columns = (stride * window for window in self.config.window)
         if image.shape[1] % rows or image.shape[2] % columns:
             raise InputError(f"images of {image.shape[1]}x{image.shape[2]}: expected multiples of {rows}x{columns}")
-        return self.network.latent(image)
+        return self.network.quant_conv(self.network.encoder(image))
 
     def quantize(self, image: Float[Array, "b height width 3"]) -> Quantized:
         """The quantizer's result for an image in evaluation mode, on the grid of codes."""

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
@@ -16,7 +15,7 @@ from rqjax.checks import at_least, one_of, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Forward, Metrics, Tokenizer, TokenizerConfig
-from rqjax.nets.discriminator import GANS, Discriminator, discriminator_loss, generator_loss
+from rqjax.nets.discriminator import GANS, Discriminator, adaptive_weight, discriminator_loss, generator_loss
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.lpips import LPIPS, REMEDY, shapes
 from rqjax.quantize.pytree import pytree
@@ -55,15 +54,8 @@ class AutoencodeConfig:
     # 1, or 2 to reproduce DQ's release: a second forward pass and codebook update, whose images the discriminator sees
     codebook_updates_per_step: int = 1
 
-    @property
-    def microbatches(self) -> int:
-        """A step takes its batch as one."""
-        return 1
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """A step reads images alone."""
-        return frozenset({"image"})
+    microbatches = 1
+    fields = frozenset({"image"})
 
     def check(self) -> None:
         """Raises InputError for values that make no training."""
@@ -175,8 +167,8 @@ class Autoencode:
 
         def adversarial() -> tuple[Array, Array, Array]:
             loss, d_adv = jax.value_and_grad(lambda x: generator_loss(critic(x, c.disc_groups)))(recon)
-            adaptive = adaptive_weight(state.model.last_layer, features, d_nll, d_adv)
-            weight = adaptive if c.adaptive else jnp.ones_like(adaptive)
+            layer = state.model.last_layer
+            weight = adaptive_weight(layer, features, d_nll, d_adv) if c.adaptive else jnp.ones(())
             return loss, weight, d_adv
 
         def absent() -> tuple[Array, Array, Array]:
@@ -248,19 +240,3 @@ def reconstruction_loss(
         return pixels, {"reconstruction": pixels}
     features = jnp.mean(lpips(image, recon))
     return pixels + config.perceptual_weight * features, {"reconstruction": pixels, "lpips": features}
-
-
-def adaptive_weight(
-    last_layer: nnx.Conv,
-    features: Float[Array, "b h w c"],
-    d_nll: Float[Array, "b h w 3"],
-    d_adv: Float[Array, "b h w 3"],
-) -> Float[Array, ""]:
-    """Lambda, the norm of the reconstruction loss's gradient over that of the adversarial loss, at most 1e4.
-
-    Both are taken by the kernel of the layer that made the reconstruction from `features`, given the losses' gradients
-    by the reconstruction (VQ-GAN, Esser et al. 2021, equation 7).
-    """
-    _, pullback = jax.vjp(lambda layer: layer(features), last_layer)
-    nll, adversarial = (jnp.linalg.norm(pullback(cotangent)[0].kernel[...]) for cotangent in (d_nll, d_adv))
-    return jnp.clip(nll / (adversarial + 1e-4), 0, 1e4)

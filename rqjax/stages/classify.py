@@ -21,13 +21,8 @@ class ClassifyConfig:
     model: ClassifierConfig
     optimizer: optim.OptimizerConfig
 
-    @property
-    def microbatches(self) -> int:
-        return 1
-
-    @property
-    def fields(self) -> frozenset[str]:
-        return frozenset({"image", "label"})
+    microbatches = 1
+    fields = frozenset({"image", "label"})
 
     def check(self) -> None:
         """Raises InputError for values that cannot make a stage."""

@@ -244,7 +244,7 @@ def test_official_files_become_configs():
     config = dqvae_config(dual_feature())
     assert config.routing.ratios == (0.5,)
     assert config.routing.budget_weight == 10
-    assert (config.grids, config.patch) == ((16, 32), 16)
+    assert config.grids == (16, 32)
     assert (config.routing.groups, config.routing.layers, config.routing.activation) == (32, 2, "silu")
     assert dqvae_config(triple_feature()).routing.ratios == (0.2, 0.3)
     assert dqvae_config(triple_feature()).grids == (8, 16, 32)

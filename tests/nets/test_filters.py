@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rqjax.nets.sampling import filter_logits, sample
+from rqjax.nets.sampling import ranked_logits, sample
 
 VOCAB = 50
 
@@ -11,6 +11,12 @@ VOCAB = 50
 @pytest.fixture
 def logits():
     return 3 * jax.random.normal(jax.random.key(0), (4, VOCAB))
+
+
+def filter_logits(logits, temperature, top_k, top_p):
+    """The filtered logits in the order of the tokens."""
+    ranked, order = ranked_logits(logits, temperature, top_k, top_p)
+    return jnp.put_along_axis(jnp.zeros_like(ranked), order, ranked, axis=-1, inplace=False)
 
 
 def kept(logits, top_k=VOCAB, top_p=1.0):

@@ -14,11 +14,11 @@ from rqjax.data.images import to_float
 from rqjax.errors import InputError
 from rqjax.interface import Forward
 from rqjax.mesh import make_mesh, shard_state
-from rqjax.nets.discriminator import discriminator_loss, generator_loss
+from rqjax.nets.discriminator import adaptive_weight, discriminator_loss, generator_loss
 from rqjax.nets.lpips import LPIPS
 from rqjax.optim import OptimizerConfig, ema_update
 from rqjax.rq.vae import RQVAEConfig
-from rqjax.stages.autoencode import AutoencodeConfig, adaptive_weight, reconstruction_loss
+from rqjax.stages.autoencode import AutoencodeConfig, reconstruction_loss
 from rqjax.store.arrays import to_arrays
 from tests.conftest import rounding
 from tests.small_rq import tokenizer_config

@@ -96,7 +96,7 @@ def route(
 ) -> Routed:
     """The merged map of an image: with Gumbel `noise` as in training, with None as in evaluation.
 
-    In training by features the merged map is multiplied by the gate's chosen value, 1: so it carries its gradient.
+    In training by features the merged map is multiplied by the gate's chosen value, 1, which carries its gradient.
     """
     features = encoder(image)
     if routing.router == "entropy":

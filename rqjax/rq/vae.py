@@ -185,13 +185,10 @@ class RQVAE:
         soft codes: priors check it.
         """
         z = self._fold(self.latent(image))
-        flat = rearrange(z, "b h w d -> b (h w) d")
-        codes, residuals = self.quantizer.draw(flat, key, temperature, stochastic, chunk)
-        grid = {"h": z.shape[1]}
-        return (
-            rearrange(codes, "b (h w) depth -> b h w depth", **grid),
-            rearrange(residuals, "b (h w) depth d -> b h w depth d", **grid),
-        )
+        vectors = rearrange(z, "b h w d -> b (h w) d")
+        codes, residuals = self.quantizer.draw(vectors, key, temperature, stochastic, chunk)
+        codes = rearrange(codes, "b (h w) depth -> b h w depth", h=z.shape[1])
+        return codes, rearrange(residuals, "b (h w) depth d -> b h w depth d", h=z.shape[1])
 
 
 def _by_depth(metrics: dict[str, Array]) -> dict[str, Array]:

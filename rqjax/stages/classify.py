@@ -69,8 +69,8 @@ class Classify:
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.model.network)
         network, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network)
-        norm = {"gradient_norm": optax.global_norm(grads)}
-        return ClassifyState(state.step + 1, Classifier(network), None, optimizer), metrics | norm
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        return ClassifyState(state.step + 1, Classifier(network), None, optimizer), metrics
 
     def preview(
         self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rqjax.dq.routing import RoutingConfig
+from rqjax.dq.routing import RoutingConfig, route
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
 from rqjax.quantize.dynamic import Codes
@@ -89,3 +89,8 @@ def logits_of(model, codes, labels):
     rows = model.rows(codes, labels)
     positions, contents = model.network(rows.tokens, rows.image)
     return model.network.position_head(positions), model.network.content_head(contents)
+
+
+def routed_by(model, image):
+    """An image after the choice of grains, in evaluation mode."""
+    return route(model.config.routing, model.network.encoder, image, None)

@@ -19,7 +19,7 @@ from rqjax.official.convert import import_model, to_torch
 from rqjax.quantize import dynamic
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_near
-from tests.small_dq import tokenizer_config
+from tests.small_dq import routed_by, tokenizer_config
 
 HERE = pathlib.Path(__file__).parents[1]
 
@@ -81,7 +81,7 @@ def test_the_router_learns_from_the_task_and_from_the_budget(variant):
 
 def test_evaluation_is_not_scaled_and_draws_nothing():
     model, image = jax.jit(tokenizer_config().init)(jax.random.key(1)), images()
-    routed = jax.jit(DQVAE.route)(model, image)
+    routed = jax.jit(routed_by)(model, image)
     features = jax.jit(lambda m, x: m.network.encoder(x))(model, image)
     np.testing.assert_allclose(routed.merged, dynamic.merge_grains(features, routed.grain), rtol=1e-6)
     np.testing.assert_array_equal(routed.grain, jnp.argmax(routed.gate, -1))

@@ -20,6 +20,7 @@ from rqjax.quantize.entropy import write_thresholds
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile.table import export_arrays
 from tests.conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
+from tests.small_dq import routed_by
 
 HERE = pathlib.Path(__file__).parents[1]
 CASES = ("dqvae_dual_feature", "dqvae_dual_entropy", "dqvae_triple_feature")
@@ -90,7 +91,7 @@ def case(request, folder):
 def test_evaluation_equals_the_official_one(case):
     golden, _, model = case
     data, image = golden.data, nhwc(golden.data["x"])
-    routed = jax.jit(DQVAE.route)(model, image)
+    routed = jax.jit(routed_by)(model, image)
     np.testing.assert_array_equal(routed.grain, data["grain"])
     np.testing.assert_array_equal(routed.mask, data["codebook_mask"])
     assert_near(routed.merged, nhwc(data["merged"]))

@@ -49,6 +49,9 @@ class Condition(Protocol):
     def ids(self, values: Int[Array, "b"] | Int[Array, "b length"]) -> Int[Array, "b length"]:
         """The ids for the values of a batch (classes or texts; ignored but for their number if there is no field)."""
 
+    def null(self, count: int) -> Int[Array, "b length"]:
+        """The ids of `count` images that are conditioned on nothing, for guidance."""
+
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for values of another shape, or out of range."""
 

@@ -23,6 +23,9 @@ class NoCondition:
         """Zeros, one for each row of `values`."""
         return jnp.zeros((values.shape[0], 1), jnp.int32)
 
+    def null(self, count: int) -> Int[Array, "b 1"]:
+        return jnp.zeros((count, 1), jnp.int32)
+
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError unless there is one value for each image; which one does not matter."""
         if values.ndim != 1:
@@ -31,20 +34,31 @@ class NoCondition:
 
 @dataclasses.dataclass(frozen=True)
 class ClassCondition:
-    """One of `size` classes."""
+    """One of `classes`; with `droppable`, one more id stands for no class."""
 
-    size: int
+    classes: int
+    droppable: bool = False
     field = "label"
     length = 1
 
+    @property
+    def size(self) -> int:
+        return self.classes + self.droppable
+
     def ids(self, values: Int[Array, "b"]) -> Int[Array, "b 1"]:
         return values.astype(jnp.int32)[:, None]
+
+    def null(self, count: int) -> Int[Array, "b 1"]:
+        """The id behind the last class. Raises InputError for a model without one."""
+        if not self.droppable:
+            raise InputError("this prior was trained with its class at all times: it has no id for none")
+        return jnp.full((count, 1), self.classes, jnp.int32)
 
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for labels of another shape, or that are no class."""
         if values.ndim != 1:
             raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b',), one class an image")
-        check_range("label", values, self.size)
+        check_range("label", values, self.classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +71,10 @@ class TextCondition:
 
     def ids(self, values: Int[Array, "b length"]) -> Int[Array, "b length"]:
         return values.astype(jnp.int32)
+
+    def null(self, count: int) -> Int[Array, "b length"]:
+        """An empty text: nothing but padding."""
+        return jnp.zeros((count, self.length), jnp.int32)
 
     def check(self, values: Array | np.ndarray) -> None:
         """Raises InputError for texts of another length, or with tokens out of range."""

@@ -110,7 +110,7 @@ def _check_classes(stage: StageKind, names: Sequence[str]) -> None:
     if isinstance(stage, ClassifyConfig):
         classes = stage.model.classes
     if isinstance(stage, PredictConfig) and isinstance(stage.model.condition, ClassCondition):
-        classes = stage.model.condition.size
+        classes = stage.model.condition.classes
     if len(names) > classes:
         raise InputError(
             f"the data has {len(names)} classes, stage.model.classes is {classes}: set it to {len(names)}, or take"

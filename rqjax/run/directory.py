@@ -59,10 +59,6 @@ class Run:
         """Finished steps; 0 for a model's folder."""
         return self._content.step
 
-    @property
-    def is_prior(self) -> bool:
-        return isinstance(self.config.stage, PredictConfig)
-
     def has(self, name: str) -> bool:
         """Whether the field `name` of the training state is kept."""
         return self._content.has(name)
@@ -86,7 +82,7 @@ class Run:
 
     def tokenizer(self) -> "Run":
         """This run if it is a tokenizer's, else that of the tokenizer it keeps. Raises InputError if it keeps none."""
-        if not self.is_prior:
+        if not isinstance(self.config.stage, PredictConfig):
             return self
         if self.kept_tokenizer is None:
             raise InputError(

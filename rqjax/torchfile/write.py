@@ -15,7 +15,6 @@ from rqjax.store.dtypes import DTYPES, STORAGES
 
 ALIGNMENT = 64
 """Storages start at multiples of this, as torch.save has them."""
-CHUNK = 2**24
 ZIP64_FROM = 2**30
 """Records of this size get 64-bit lengths, which take 20 bytes of their header."""
 NESTING = 100
@@ -52,8 +51,7 @@ class _Pickle:
         padding = -header % ALIGNMENT
         entry.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
         with self.archive.open(entry, "w", force_zip64=large) as record:
-            for start in range(0, len(content), CHUNK):
-                record.write(content[start : start + CHUNK])
+            record.write(content)
 
     def add(self, value: object, where: str, depth: int = 0) -> None:
         """Appends the instructions that make `value`; `where` names its place in messages."""

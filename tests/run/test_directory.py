@@ -45,7 +45,6 @@ def test_nothing_is_no_run(tmp_path):
 
 def test_a_run_knows_its_kind_and_its_tokenizer(made):
     tokenizer, prior = Run.open(made / "tokenizer"), Run.open(made / "prior")
-    assert (tokenizer.is_prior, prior.is_prior) == (False, True)
     assert tokenizer.tokenizer() is tokenizer
     assert tokenizer.config is tokenizer.config
     assert (tokenizer.step, tokenizer.licences, prior.licences) == (0, ["terms"], [])

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from rqjax.mesh import constrain, shards
 
 
-def by_batch(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+def by_batch(x: Float[Array, "b *rest"]) -> Float[Array, "b *rest"]:
     """x, pinned to the data axis of the mesh where that divides the batch; a preview of one image stays whole."""
     return x if x.shape[0] % shards(jax.sharding.get_abstract_mesh()) else constrain(x, "data")
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rqjax.nets.sampling import ranked_logits, sample
+from rqjax.nets.sampling import filter_logits, sample
 
 VOCAB = 50
 
@@ -11,12 +11,6 @@ VOCAB = 50
 @pytest.fixture
 def logits():
     return 3 * jax.random.normal(jax.random.key(0), (4, VOCAB))
-
-
-def filter_logits(logits, temperature, top_k, top_p):
-    """The filtered logits in the order of the tokens."""
-    ranked, order = ranked_logits(logits, temperature, top_k, top_p)
-    return jnp.put_along_axis(jnp.zeros_like(ranked), order, ranked, axis=-1, inplace=False)
 
 
 def kept(logits, top_k=VOCAB, top_p=1.0):
@@ -99,3 +93,26 @@ def test_a_change_of_settings_compiles_nothing(logits):
     for t, k, p in [(1.0, 5, 0.9), (0.0, 50, 1.0), (2.0, 1, 0.1)]:
         draw(jnp.float32(t), jnp.int32(k), jnp.float32(p))
     assert len(traces) == 1
+
+
+def sorted_filter(logits, top_k, top_p):
+    """The definition of filter_logits by a sort, in float64."""
+    order = np.argsort(-logits, kind="stable")
+    keep = logits >= logits[order[min(top_k, logits.size) - 1]]
+    weights = np.where(keep, np.exp((logits - logits.max()).astype(np.float64)), 0)[order]
+    before = (np.cumsum(weights) - weights) / weights.sum()
+    within = np.empty(logits.size, bool)
+    within[order] = (before < top_p) | (np.arange(logits.size) == 0)
+    return keep & within if top_p < 1 else keep
+
+
+@pytest.mark.parametrize("step", [0, 0.25, 2.0], ids=["distinct", "some equal", "many equal"])
+def test_kept_sets_are_those_of_a_sort(step):
+    """Of logits with and without equals, signs and zeros; p is never so near a sum that rounding could decide."""
+    random = np.random.default_rng(0)
+    for top_k, top_p in ((VOCAB, 0.9), (7, 1.0), (7, 0.5), (1, 0.9), (VOCAB, 1e-6), (40, 0.9999)):
+        logits = np.float32(3 * random.standard_normal((20, VOCAB)))
+        logits = np.round(logits / step) * step if step else logits
+        logits[:, :3] = -np.inf, -0.0, 0.0
+        expected = [sorted_filter(row, top_k, top_p) for row in logits]
+        np.testing.assert_array_equal(kept(jnp.asarray(logits), top_k, top_p), expected)

@@ -26,6 +26,8 @@ def rqtransformer_config(arch: object) -> RQTransformerConfig:
     top.ignore("type", "ema", "ar_hierarchy", "use_padding_emb", "scaled_head_emb_vqvae")
     height, width, depth = top.wholes("block_size", 3)
     dim, flags = top.whole("embed_dim"), top.take(lambda section, key: section.flag(key, False), *FLAGS)
+    # the official head sums over depths in the branch of the tokenizer's vectors alone
+    flags["cumsum_depth_ctx"] &= flags["head_emb_vqvae"]
     body, body_block = _stack(top.section("body"), "body", dim)
     head, head_block = _stack(top.section("head"), "head", dim)
     if body_block != head_block:
@@ -76,9 +78,11 @@ def entries(model: RQTransformer) -> Iterator[Entry]:
 
     Raises InputError for options that the official model does not have.
     """
-    if strange := [name for name in ("qk_norm", "rope") if getattr(model.config, name)]:
+    config, shapes = model.config, shapes_of(model)
+    options = {"qk_norm": config.qk_norm, "rope": config.rope}
+    options["cumsum_depth_ctx without head_emb_vqvae"] = config.cumsum_depth_ctx and not config.head_emb_vqvae
+    if strange := [name for name, there in options.items() if there]:
         raise InputError(f"a prior with {' and '.join(strange)} has no official form: export it to safetensors instead")
-    shapes = shapes_of(model)
     for name in ("pos_emb_cond", "pos_emb_hw", "pos_emb_d"):
         yield Entry(name, f"network/{name}", (1, *shapes[f"network/{name}"]))
     for name in ("cond_emb", "tok_emb", "input_mlp", "head_mlp"):
@@ -109,6 +113,6 @@ def with_offsets(tensors: StateDict, model: RQTransformer) -> dict[str, np.ndarr
     state_dict = {}
     for key, tensor in tensors.items():
         state_dict[key] = tensor
-        if key == "tok_emb.weight" and any(model.network.offsets):
+        if key == "tok_emb.weight" and not model.config.shared_tok_emb:
             state_dict[OFFSETS] = np.array(model.network.offsets, np.int64)
     return state_dict

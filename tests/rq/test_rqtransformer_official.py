@@ -77,7 +77,8 @@ def test_gradients_and_three_steps_equal_the_official_ones(golden, name):
 def test_state_dicts_survive_the_round_trip(golden, name):
     case, model, _, _ = load(golden, name)
     state_dict = to_torch(model)
-    assert set(state_dict) == set(case.meta["param_shapes"]) - {"tok_emb.offsets"}
+    assert set(state_dict) == set(case.meta["param_shapes"])
+    np.testing.assert_array_equal(state_dict.pop("tok_emb.offsets", 0), 0)  # see load
     for key, array in state_dict.items():
         np.testing.assert_array_equal(array, case.array(key, case.meta["param_shapes"][key]))
 
@@ -129,3 +130,20 @@ def test_a_wrong_state_dict_is_refused_by_name(golden):
     state_dict["extra"] = state_dict.pop("pos_emb_d")
     with pytest.raises(InputError, match=r"missing pos_emb_d.*unknown extra"):
         import_model(state_dict, rqtransformer_config(case.meta["config"]))
+
+
+def test_the_official_head_sums_over_depths_only_with_the_tokenizers_vectors(golden):
+    arch = golden("rq/rqtransformer_class").meta["config"]
+    assert rqtransformer_config(arch).cumsum_depth_ctx
+    config = rqtransformer_config(arch | {"head_emb_vqvae": False})
+    assert not config.cumsum_depth_ctx
+    ours = dataclasses.replace(config, cumsum_depth_ctx=True)
+    with pytest.raises(InputError, match="cumsum_depth_ctx without head_emb_vqvae has no official form"):
+        keys(ours)
+
+
+def test_offsets_of_one_depth_are_there_too(golden):
+    arch = golden("rq/rqtransformer_unconditional_own_embeddings").meta["config"]
+    config = rqtransformer_config(arch | {"block_size": [4, 4, 1], "vocab_size": 48})
+    assert keys(config)["tok_emb.offsets"] == (1,)
+    assert "tok_emb.offsets" not in keys(dataclasses.replace(config, shared_tok_emb=True))

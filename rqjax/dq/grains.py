@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rqjax.dq.router import NAMES, FeatureRouter
-from rqjax.nets.autoencoder import Decoder, LevelSettings, Mid, Trunk, conv, group_norm
+from rqjax.nets.autoencoder import Decoder, LevelConfig, Mid, Trunk, conv, group_norm
 from rqjax.nets.init import torch_uniform
 
 POSITIONS = ("none", "fourier", "learned", "learned-relative", "fourier+learned")
@@ -27,13 +27,13 @@ class GrainEncoder(Trunk):
     features, where there is one, is held here as in the published checkpoints; the model applies it.
     """
 
-    def __init__(self, settings: LevelSettings, grains: int, router: FeatureRouter | None, rngs: nnx.Rngs):
-        super().__init__(settings, rngs)
-        self.grains, dtype = grains, settings.dtype
-        for name, width in zip(NAMES[grains], reversed(settings.widths), strict=False):
-            setattr(self, f"mid_{name}", Mid(width, rngs=rngs, dtype=dtype, remat=settings.remat))
+    def __init__(self, config: LevelConfig, grains: int, router: FeatureRouter | None, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        self.grains, dtype = grains, config.compute_dtype
+        for name, width in zip(NAMES[grains], reversed(config.widths), strict=False):
+            setattr(self, f"mid_{name}", Mid(width, rngs=rngs, dtype=dtype, remat=config.remat))
             setattr(self, f"norm_out_{name}", group_norm(width, rngs=rngs, dtype=dtype))
-            setattr(self, f"conv_out_{name}", conv(width, settings.z_channels, 3, rngs=rngs, dtype=dtype))
+            setattr(self, f"conv_out_{name}", conv(width, config.z_channels, 3, rngs=rngs, dtype=dtype))
         if router is not None:
             self.router = router
 
@@ -87,14 +87,14 @@ class PositionalDecoder(Decoder):
     `latent_size` is the side of that input; `window_size` the side of the windows of "learned-relative".
     """
 
-    def __init__(self, settings: LevelSettings, *, position: str, latent_size: int, window_size: int, rngs: nnx.Rngs):
-        super().__init__(settings, rngs)
+    def __init__(self, config: LevelConfig, *, position: str, latent_size: int, window_size: int, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
         self.fourier, self.learned = "fourier" in position, "learned" in position
         if self.fourier:
-            self.position_bias_fourier = FourierPosition(settings.z_channels, rngs=rngs)
+            self.position_bias_fourier = FourierPosition(config.z_channels, rngs=rngs)
         if self.learned:
             size = window_size if position == "learned-relative" else latent_size
-            self.position_bias_learned = LearnedPosition(size, settings.z_channels, rngs=rngs)
+            self.position_bias_learned = LearnedPosition(size, config.z_channels, rngs=rngs)
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
         """The input of the last layer, `conv_out`."""

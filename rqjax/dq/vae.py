@@ -13,7 +13,7 @@ from rqjax.dq.router import NAMES
 from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Metrics
-from rqjax.nets.autoencoder import Autoencoder, LevelSettings, check_attention
+from rqjax.nets.autoencoder import Autoencoder, LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
@@ -23,13 +23,10 @@ from rqjax.quantize.pytree import pytree
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class DQVAEConfig:
+class DQVAEConfig(LevelConfig):
     """A DQ-VAE. The defaults are the dual-grain model of Huang et al. (2023) for ImageNet, routed by features."""
 
-    resolution: int = 256
-    ch: int = 128
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (16, 32)
     decoder_ch: int = 128
     decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)
@@ -37,7 +34,6 @@ class DQVAEConfig:
     decoder_attn_resolutions: tuple[int, ...] = (32,)
     position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
     window_size: int = 2  # of position "learned-relative", in cells of the finest grid
-    z_channels: int = 256
     embed_dim: int = 256
     codebook_size: int = 1024
     decay: float = 0.99
@@ -45,7 +41,6 @@ class DQVAEConfig:
     commitment_weight: float = 0.25
     grains: int = 2
     routing: RoutingConfig = dataclasses.field(default_factory=RoutingConfig)
-    dtype: str = "float32"  # of computation; parameters are float32
     remat: bool = False
 
     @property
@@ -105,18 +100,8 @@ class DQVAEConfig:
 
     def network(self, rngs: nnx.Rngs) -> Autoencoder[GrainEncoder]:
         """The encoder with its router and the decoder, with random values."""
-        settings = LevelSettings(
-            resolution=self.resolution,
-            ch=self.ch,
-            ch_mult=self.ch_mult,
-            num_res_blocks=self.num_res_blocks,
-            attn_resolutions=self.attn_resolutions,
-            z_channels=self.z_channels,
-            dtype=DTYPES[self.dtype],
-            remat=self.remat,
-        )
         of_decoder = dataclasses.replace(
-            settings,
+            self,
             ch=self.decoder_ch,
             ch_mult=self.decoder_ch_mult,
             num_res_blocks=self.decoder_num_res_blocks,
@@ -124,9 +109,9 @@ class DQVAEConfig:
         )
         size, window = self.grids[-1], self.window_size
         router = self.routing.feature_router(self.z_channels, self.grains, rngs)
-        encoder = GrainEncoder(settings, self.grains, router, rngs)
+        encoder = GrainEncoder(self, self.grains, router, rngs)
         decoder = PositionalDecoder(of_decoder, position=self.position, latent_size=size, window_size=window, rngs=rngs)
-        return Autoencoder(encoder, decoder, settings, self.embed_dim, rngs)
+        return Autoencoder(encoder, decoder, self, self.embed_dim, rngs)
 
 
 @pytree

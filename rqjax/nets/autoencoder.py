@@ -15,24 +15,31 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
-from rqjax.nets.init import torch_uniform
+from rqjax.nets.init import DTYPES, torch_uniform
 from rqjax.nets.partition import by_batch, gathered
 
 E = TypeVar("E", bound=nnx.Module)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LevelSettings:
-    """The settings of an encoder or a decoder; its levels are listed from full to lowest resolution."""
+@dataclasses.dataclass(kw_only=True)
+class LevelConfig:
+    """The part of a tokenizer's configuration that makes an encoder or a decoder.
 
-    resolution: int  # of the images
-    ch: int
-    ch_mult: Sequence[int]  # the width of each level over `ch`
-    num_res_blocks: int
-    attn_resolutions: Sequence[int]
-    z_channels: int  # of the latent map
-    dtype: DTypeLike  # of computation; parameters are float32
+    Its levels are listed from full to lowest resolution. Defaults are those that both papers share.
+    """
+
+    resolution: int = 256  # of the images
+    ch: int = 128
+    ch_mult: tuple[int, ...]  # the width of each level over `ch`
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...]
+    z_channels: int = 256  # of the latent map
+    dtype: str = "float32"  # of computation; parameters are float32
     remat: bool
+
+    @property
+    def compute_dtype(self) -> DTypeLike:
+        return DTYPES[self.dtype]
 
     @property
     def widths(self) -> list[int]:
@@ -125,8 +132,8 @@ class Upsample(nnx.Module):
 class Level(nnx.Module):
     """The blocks of level `i`, each followed by attention where the level attends; the caller resamples."""
 
-    def __init__(self, s: LevelSettings, i: int, inputs: int, blocks: int, rngs: nnx.Rngs, *, down=False, up=False):
-        width, more = s.widths[i], {"rngs": rngs, "dtype": s.dtype}
+    def __init__(self, s: LevelConfig, i: int, inputs: int, blocks: int, rngs: nnx.Rngs, *, down=False, up=False):
+        width, more = s.widths[i], {"rngs": rngs, "dtype": s.compute_dtype}
         attentions = blocks if s.resolution >> i in s.attn_resolutions else 0
         self.remat = s.remat
         self.block = nnx.List([ResBlock(width if j else inputs, width, **more) for j in range(blocks)])
@@ -164,10 +171,10 @@ def apply_block(block: ResBlock, x: Float[Array, "b h w inputs"], remat: bool) -
 class Trunk(nnx.Module):
     """The way down from an image through all levels; an encoder adds its head or heads."""
 
-    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
-        s, last = settings, len(settings.ch_mult) - 1
-        self.dtype = s.dtype
-        self.conv_in = conv(3, s.ch, 3, rngs=rngs, dtype=s.dtype)
+    def __init__(self, config: LevelConfig, rngs: nnx.Rngs):
+        s, last = config, len(config.ch_mult) - 1
+        self.dtype = s.compute_dtype
+        self.conv_in = conv(3, s.ch, 3, rngs=rngs, dtype=s.compute_dtype)
         self.down = nnx.List(
             Level(s, i, inputs, s.num_res_blocks, rngs, down=i < last)
             for i, inputs in enumerate([s.ch, *s.widths[:-1]])
@@ -186,12 +193,12 @@ class Trunk(nnx.Module):
 class Encoder(Trunk):
     """An image [b h w 3] in [-1, 1] becomes a latent map [b h/f w/f z_channels], f = 2^(levels - 1)."""
 
-    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
-        super().__init__(settings, rngs)
-        width, dtype = settings.widths[-1], settings.dtype
-        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=settings.remat)
+    def __init__(self, config: LevelConfig, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        width, dtype = config.widths[-1], config.compute_dtype
+        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=config.remat)
         self.norm_out = group_norm(width, rngs=rngs, dtype=dtype)
-        self.conv_out = conv(width, settings.z_channels, 3, rngs=rngs, dtype=dtype)
+        self.conv_out = conv(width, config.z_channels, 3, rngs=rngs, dtype=dtype)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 z_channels"]:
         x = self.mid(self.levels(image)[-1])
@@ -204,16 +211,16 @@ class Decoder(nnx.Module):
     `up` is indexed by level: 0 has full resolution and runs last.
     """
 
-    def __init__(self, settings: LevelSettings, rngs: nnx.Rngs):
-        s, widths = settings, settings.widths
-        self.dtype = s.dtype
-        self.conv_in = conv(s.z_channels, widths[-1], 3, rngs=rngs, dtype=s.dtype)
-        self.mid = Mid(widths[-1], rngs=rngs, dtype=s.dtype, remat=s.remat)
+    def __init__(self, config: LevelConfig, rngs: nnx.Rngs):
+        s, widths = config, config.widths
+        self.dtype = s.compute_dtype
+        self.conv_in = conv(s.z_channels, widths[-1], 3, rngs=rngs, dtype=s.compute_dtype)
+        self.mid = Mid(widths[-1], rngs=rngs, dtype=s.compute_dtype, remat=s.remat)
         self.up = nnx.List(
             Level(s, i, inputs, s.num_res_blocks + 1, rngs, up=i > 0)
             for i, inputs in enumerate([*widths[1:], widths[-1]])
         )
-        self.norm_out = group_norm(widths[0], rngs=rngs, dtype=s.dtype)
+        self.norm_out = group_norm(widths[0], rngs=rngs, dtype=s.compute_dtype)
         # in float32 also when the rest is not: a bfloat16 pixel has fewer levels than a byte
         self.conv_out = conv(widths[0], 3, 3, rngs=rngs, dtype=jnp.float32)
 
@@ -232,11 +239,11 @@ class Decoder(nnx.Module):
 class Autoencoder(nnx.Module, Generic[E]):
     """All of a tokenizer's networks: an encoder, a decoder, and a 1x1 convolution on either side of the codes."""
 
-    def __init__(self, encoder: E, decoder: Decoder, settings: LevelSettings, dim: int, rngs: nnx.Rngs):
+    def __init__(self, encoder: E, decoder: Decoder, config: LevelConfig, dim: int, rngs: nnx.Rngs):
         self.encoder, self.decoder = encoder, decoder
         # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(settings.z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(dim, settings.z_channels, 1, rngs=rngs, dtype=settings.dtype)
+        self.quant_conv = conv(config.z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
+        self.post_quant_conv = conv(dim, config.z_channels, 1, rngs=rngs, dtype=config.compute_dtype)
 
     def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
         """The input of the decoder's last layer for a latent map."""

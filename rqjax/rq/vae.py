@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Quantized
-from rqjax.nets.autoencoder import Autoencoder, Decoder, Encoder, LevelSettings, check_attention
+from rqjax.nets.autoencoder import Autoencoder, Decoder, Encoder, LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.pytree import pytree, static
@@ -18,19 +18,14 @@ from rqjax.quantize.residual import ResidualQuantizer
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class RQVAEConfig:
+class RQVAEConfig(LevelConfig):
     """An RQ-VAE. The defaults are the model that Lee et al. (2022) trained on ImageNet: 256x256 pixels, 8x8x4 codes."""
 
-    resolution: int = 256
-    ch: int = 128
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-    num_res_blocks: int = 2
     attn_resolutions: tuple[int, ...] = (8,)
-    z_channels: int = 256
     embed_dim: int = 256
     code_shape: tuple[int, int] = (8, 8)
     quantizer: QuantizerConfig = dataclasses.field(default_factory=QuantizerConfig)
-    dtype: str = "float32"  # of computation; parameters are float32
     remat: bool = True
 
     @property
@@ -71,17 +66,7 @@ class RQVAEConfig:
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
         network_key, key = jax.random.split(key)
         config, rngs = frozen(self), Rngs(network_key)
-        settings = LevelSettings(
-            resolution=self.resolution,
-            ch=self.ch,
-            ch_mult=self.ch_mult,
-            num_res_blocks=self.num_res_blocks,
-            attn_resolutions=self.attn_resolutions,
-            z_channels=self.z_channels,
-            dtype=DTYPES[self.dtype],
-            remat=self.remat,
-        )
-        network = Autoencoder(Encoder(settings, rngs), Decoder(settings, rngs), settings, self.embed_dim, rngs)
+        network = Autoencoder(Encoder(self, rngs), Decoder(self, rngs), self, self.embed_dim, rngs)
         return RQVAE(network, config.quantizer.init(key, config.code_dim), config)
 
 

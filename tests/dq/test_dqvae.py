@@ -14,7 +14,7 @@ from rqjax.dq.router import FeatureRouter
 from rqjax.dq.routing import budget
 from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
-from rqjax.nets.autoencoder import LevelSettings
+from rqjax.nets.autoencoder import LevelConfig
 from rqjax.official.convert import import_model, to_torch
 from rqjax.quantize import dynamic
 from rqjax.store.arrays import to_arrays
@@ -152,7 +152,7 @@ def test_learned_positions_tell_rows_from_columns_and_repeat_over_windows():
 @pytest.mark.parametrize("position", ["none", "fourier", "learned", "learned-relative", "fourier+learned"])
 def test_decoder_positions(position):
     sizes = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 4, "z_channels": 2}
-    settings = LevelSettings(**sizes, dtype=jnp.float32, remat=False)
+    settings = LevelConfig(**sizes, dtype="float32", remat=False)
     decoder = PositionalDecoder(settings, position=position, latent_size=4, window_size=2, rngs=nnx.Rngs(0))
     names = {path.split("/")[0] for path in to_arrays(decoder)}
     assert ("position_bias_fourier" in names) == ("fourier" in position)

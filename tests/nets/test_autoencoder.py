@@ -74,7 +74,7 @@ def test_upsample_repeats_pixels_before_it_convolves(x):
 
 
 def test_levels_are_taps_of_the_way_down():
-    encoder = ae.Encoder(ae.LevelSettings(**SIZES, **FLOAT, remat=False), rngs())
+    encoder = ae.Encoder(ae.LevelConfig(**SIZES, remat=False), rngs())
     image = jax.random.normal(jax.random.key(3), (2, 8, 8, 3))
     (high, low), z = run(lambda encoder, image: (encoder.levels(image), encoder(image)), encoder, image)
     assert (high.shape, low.shape) == ((2, 8, 8, 32), (2, 4, 4, 64))
@@ -86,7 +86,7 @@ def test_levels_are_taps_of_the_way_down():
 
 
 def test_decoder_is_its_features_and_its_last_layer():
-    decoder = ae.Decoder(ae.LevelSettings(**SIZES, **FLOAT, remat=False), rngs())
+    decoder = ae.Decoder(ae.LevelConfig(**SIZES, remat=False), rngs())
     z = jax.random.normal(jax.random.key(4), (2, 4, 4, 6))
     features, image = run(lambda decoder, z: (decoder.features(z), decoder(z)), decoder, z)
     assert features.shape == (2, 8, 8, 32)
@@ -97,7 +97,7 @@ def test_decoder_is_its_features_and_its_last_layer():
 
 
 def test_pixels_are_float32_also_when_features_are_not():
-    decoder = ae.Decoder(ae.LevelSettings(**SIZES, dtype=jnp.bfloat16, remat=True), rngs())
+    decoder = ae.Decoder(ae.LevelConfig(**SIZES, dtype="bfloat16", remat=True), rngs())
     z = jax.random.normal(jax.random.key(4), (2, 4, 4, 6))
     assert jax.eval_shape(decoder.features, z).dtype == jnp.bfloat16
     image = run(lambda decoder, z: decoder(z), decoder, z)
@@ -108,7 +108,7 @@ def test_pixels_are_float32_also_when_features_are_not():
 
 def test_rematerialisation_changes_no_gradient(x):
     def gradient(remat):
-        settings = ae.LevelSettings(**SIZES | {"attn_resolutions": (8,)}, remat=remat, **FLOAT)
+        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": (8,)}, remat=remat)
         level = ae.Level(settings, 0, 64, 1, rngs())
         return jax.jit(jax.grad(lambda level, x: jnp.sum(level(x) ** 2), argnums=(0, 1)))(level, x)
 
@@ -119,7 +119,7 @@ def test_rematerialisation_changes_no_gradient(x):
 
 def test_rematerialisation_keeps_fewer_activations(x):
     def kept(remat):
-        settings = ae.LevelSettings(**SIZES | {"attn_resolutions": ()}, remat=remat, **FLOAT)
+        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": ()}, remat=remat)
         level = ae.Level(settings, 1, 64, 2, rngs())
         _, backward = jax.vjp(lambda level, x: level(x), level, x)
         return sum(leaf.size for leaf in jax.tree.leaves(backward) if leaf.shape == x.shape)

@@ -28,7 +28,6 @@ from rqjax.cost.chips import CHIPS, Chip
 from rqjax.cost.plan import Plan, describe, figures
 from rqjax.errors import InputError, RunError
 from rqjax.interface import Condition, Prior, Stage, Tokenizer
-from rqjax.nets.sampling import Draw
 from rqjax.run import hosts, training_step
 from rqjax.run.config import Config
 from rqjax.run.skips import Skips
@@ -184,12 +183,11 @@ def _sampler(config: Config, stage: Stage, images: int, placement: Placement) ->
         raise InputError(
             f"--sample: a {type(model).__name__} does not sample, its prior does: give that one's --config"
         )
-    each = Draw(temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p)
 
     def draw(
         model: Prior, tokenizer: Tokenizer, labels: Int[Array, "b ..."], key: Key[Array, ""]
     ) -> Float[Array, "b height width 3"]:
-        return tokenizer.decode_codes(model.generate(tokenizer, labels, key, each))
+        return tokenizer.decode_codes(model.generate(tokenizer, labels, key, settings.draw))
 
     labels = mesh.with_sharding(_labels(settings.model.condition, images), placement.rows)
     tokenizer = mesh.with_sharding(stage.frozen_shapes()["tokenizer"], placement.whole)

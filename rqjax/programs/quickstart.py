@@ -18,7 +18,6 @@ from rqjax import data
 from rqjax.data.images import to_float, to_uint8, write_png
 from rqjax.errors import InputError
 from rqjax.interface import Prior, Tokenizer
-from rqjax.nets.sampling import Draw
 from rqjax.programs.reconstruct import reconstructions, squared_error
 from rqjax.programs.report import write_report
 from rqjax.programs.sample import picture, sample
@@ -174,8 +173,7 @@ def _samples(
     """Samples of every class and their labels; writes samples.png and samples.npz."""
     classes = stage.model.condition.size
     labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
-    draw = Draw(temperature=stage.temperature, top_k=stage.top_k, top_p=stage.top_p)
-    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(seed), 100, draw)))
+    images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(seed), 100, stage.draw)))
     np.savez_compressed(out / "samples.npz", image=images, label=labels)
     shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]
     write_png(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))

@@ -51,6 +51,11 @@ class PredictConfig:
     top_p: float = 1.0
 
     @property
+    def draw(self) -> Draw:
+        """How previews draw every stream."""
+        return Draw(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    @property
     def microbatches(self) -> int:
         return self.accumulate
 
@@ -129,8 +134,7 @@ class Predict:
         """Samples for the condition of the batch's first images, from the averaged weights where they are kept."""
         c, model, tokenizer = self.config, state.model if state.ema is None else state.ema, frozen["tokenizer"]
         labels = labels_of(batch, model.condition.field)[: c.preview_count]
-        draw = Draw(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
-        return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, draw)))}
+        return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, c.draw)))}
 
 
 def accumulated(

@@ -7,10 +7,10 @@ import sys
 from typing import Any, NoReturn
 
 from absl import flags, logging
-from ml_collections.config_flags import config_flags
 
+import rqjax
 from rqjax.errors import InputError, RunError
-from rqjax.run import hosts
+from rqjax.flags.configuration import spelled
 
 VERBS = {
     "quickstart": "both stages on the embedded images, from nothing to a report",
@@ -18,57 +18,60 @@ VERBS = {
     "sample": "new images from a prior",
     "reconstruct": "images through a tokenizer and back",
     "thresholds": "the entropy thresholds of a data set, for a DQ-VAE's router",
+    "configs": "the configurations that are shipped, by name",
     "compile": "what a step would cost on a TPU slice, by its compiler and without the slice",
     "report": "the training curves of runs as one page",
     "convert": "models to and from PyTorch's files and safetensors",
 }
+LIGHT = {"configs"}
+"""Verbs that need no JAX."""
 
 
 def main() -> None:
     """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used,
     with 1 and one line if a run cannot go on.
     """
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+    verb, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
+    if verb in ("", "-h", "--help", "help"):
         print("usage: rqjax VERB [--flag=value ...]      rqjax VERB --help lists its flags\n")
-        print("\n".join(f"  {verb:<12} {what}" for verb, what in VERBS.items()))
-        sys.exit(0 if len(sys.argv) > 1 else 2)
-    verb = sys.argv[1]
+        print("\n".join(f"  {name:<12} {meaning}" for name, meaning in VERBS.items()))
+        sys.exit(0 if verb else 2)
+    if verb == "--version":
+        print(f"rqjax {rqjax.__version__}")
+        return
     if verb not in VERBS:
         _refuse(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
-    _quieten()
     try:
-        program = importlib.import_module(f"rqjax.programs.{verb}")
-        if {"--help", "-h"} & set(sys.argv):
-            print(program.__doc__, program.FLAGS.get_help(), sep="\n")
-        else:
-            program.main(_parse(verb, program.FLAGS, sys.argv[2:]))
+        _run(verb, words)
     except (InputError, RunError) as error:
         _refuse(str(error), status=2 if isinstance(error, InputError) else 1)
 
 
+def _run(verb: str, words: list[str]) -> None:
+    """Prints the help of a verb, or runs its program. Help and mistakes in flags import no JAX: they answer at once."""
+    described = importlib.import_module(f"rqjax.flags.{verb}")
+    if {"--help", "-h"} & set(words):
+        print(described.__doc__, described.FLAGS.get_help(), sep="\n")
+        return
+    rest = _parse(verb, described.FLAGS, words)
+    if verb not in LIGHT:
+        _quieten()
+    importlib.import_module(f"rqjax.programs.{verb}").main(rest)
+
+
 def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
-    """Parses a program's own flags; every error becomes one line."""
+    """Parses a verb's flags; every error becomes one line."""
     flags.FLAGS.mark_as_parsed()  # libraries ask absl's global flags, which no program here uses
     values.unparse_flags()
+    for name in values:
+        values[name].unparse()  # what an earlier line in this process has set
     try:
-        rest = values([verb, *words])
+        rest = values([verb, *spelled(words)])
     except (flags.Error, KeyError, ValueError, TypeError) as error:
         _refuse(f"{verb}: {_one_line(error)}")
-    for name in values:
-        if isinstance(values[name].value, config_flags._ErrorConfig):
-            _refuse(f"{verb}: --{name}: {_cause(values[name].value)}")
     if len(rest) > 1:
         _refuse(f"{verb}: unexpected words {rest[1:]}: every input is a --flag")
     return rest
-
-
-def _cause(broken: object) -> str:
-    """The error of a configuration file that could not be read, as one line."""
-    try:
-        broken.steps  # noqa: B018  # pyrefly: ignore  (any attribute raises the stored error)
-    except Exception as error:  # the configuration file is the user's code: it may raise anything
-        return _one_line(error)
-    return "cannot be read"
 
 
 def _one_line(error: Exception) -> str:
@@ -81,9 +84,15 @@ def _quieten() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.FATAL)  # orbax prints the traceback of every error that it raises as well
     python_logging.getLogger("jax").setLevel(python_logging.ERROR)
+    # but that a GPU or TPU is there and not used, which makes a run a hundred times slower, is its user's business
+    backends = python_logging.getLogger("jax._src.xla_bridge")
+    backends.setLevel(python_logging.WARNING)
+    backends.addFilter(lambda record: record.levelno > python_logging.WARNING or "alling back" in record.getMessage())
     # a save that failed has been reported; what else comes of it is noise
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
+    from rqjax.run import hosts  # here, since it imports JAX
+
     hosts.quieten_libtpu()
 
 
@@ -98,7 +107,11 @@ def _report_unraisable(error: Any) -> None:
 
 def _refuse(message: str, status: int = 2) -> NoReturn:
     print(f"rqjax: {message}", file=sys.stderr)
-    hosts.leave(status)
+    if "jax" in sys.modules:  # one of several processes has to take the others along
+        from rqjax.run import hosts
+
+        hosts.leave(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
 SPINE = {"errors", "checks", "mesh", "interface"}
@@ -10,6 +12,7 @@ STAGES = MODELS | {"data", "optim"}
 RUN = STAGES | {"stages", "rq", "dq", "store", "torchfile"}
 ALLOWED = {
     "errors": set(),
+    "flags": set(),
     "quantize": set(),
     "cost": set(),
     "checks": {"errors"},
@@ -23,9 +26,9 @@ ALLOWED = {
     "rq": MODELS,
     "dq": MODELS,
     "stages": STAGES | {"rq", "store", "torchfile"},
-    "run": RUN,
+    "run": RUN | {"flags"},
     "official": RUN | {"run"},
-    "programs": RUN | {"run", "official", "cost"},
+    "programs": RUN | {"flags", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "report", "sample", "train"}}
@@ -86,6 +89,19 @@ def test_nothing_reaches_for_pytorch_or_tensorflow():
         names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
         names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
         assert not {name.split(".")[0] for name in names} & {"torch", "tensorflow"}, path
+
+
+def test_flags_import_no_model():
+    """So that help, and mistakes in a flag, answer at once."""
+    words = "import sys, pkgutil, importlib, rqjax.flags as flags\n"
+    words += (
+        "for module in pkgutil.iter_modules(flags.__path__): importlib.import_module(f'rqjax.flags.{module.name}')\n"
+    )
+    words += "import rqjax.__main__, rqjax.programs.configs\n"
+    words += "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout.split()
+    assert {"absl", "rqjax"} <= set(loaded)
+    assert not {"jax", "flax", "numpy", "orbax", "grain", "matplotlib"} & set(loaded)
 
 
 def test_no_junk_drawers():

@@ -6,7 +6,6 @@ is a bound: no step is faster, and how close one comes to it is not known here.
 """
 
 import contextlib
-import functools
 import json
 import math
 import pathlib
@@ -16,19 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import config_flags
 
 from rqjax import mesh
 from rqjax.cost import flops
 from rqjax.cost.chips import CHIPS, Chip
 from rqjax.cost.plan import Plan, describe, figures
 from rqjax.errors import InputError, RunError
+from rqjax.flags import configuration
+from rqjax.flags.compile import FLAGS, JSON, MESH, QUICK, SAMPLE, SLICES, TEXT, TOPOLOGY
 from rqjax.interface import Condition, Prior, Stage, Tokenizer
-from rqjax.run import hosts, training_step
+from rqjax.run import config_file, hosts, training_step
 from rqjax.run.config import Config
 from rqjax.run.skips import Skips
 from rqjax.run.training_step import Placement
@@ -39,32 +38,15 @@ from rqjax.stages.predict import PredictConfig
 Program = tuple[jax.stages.Wrapped, tuple[PyTree, ...]]
 """A jitted function, and the shapes of its arguments with their places."""
 LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0}
-FLAGS = flags.FlagValues()
-_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-CONFIG = config_flags.DEFINE_config_file("config", help_string="A file of configs/.", flag_values=FLAGS)
-TOPOLOGY = _string("topology", None, "Generation and shape of a slice, as in v5e:4x4 or v5p:2x4x4.")
-SLICES = flags.DEFINE_integer("slices", 1, "How many such slices.", lower_bound=1, flag_values=FLAGS)
-MESH = _string("mesh", "", "Instead of the configuration's mesh.")
-SAMPLE = flags.DEFINE_integer(
-    "sample", 0, "Compile the sampler for so many images instead of the training step.", flag_values=FLAGS
-)
-QUICK = flags.DEFINE_bool(
-    "quick",
-    False,
-    "Let the compiler search less, in a fraction of the time: a look at memory and collectives, not the program that"
-    " training will run.",
-    flag_values=FLAGS,
-)
-JSON = _string("json", "", "A file for the figures.")
-TEXT = _string("text", "", "A file for the compiled program.")
 
 
 def main(_: Sequence[str]) -> None:
     """Prints the figures of one program; ends with status 1 if it does not fit."""
-    if CONFIG.value is None or TOPOLOGY.value is None:
-        raise InputError("compile needs --config FILE[:VARIANT] and --topology, as in v5e:4x4")
+    asked = configuration.asked(FLAGS)
+    if asked is None or TOPOLOGY.value is None:
+        raise InputError("compile needs --config NAME[:VARIANT] and --topology, as in v5e:4x4")
     jax.config.update("jax_platforms", "cpu")  # the arrays of this process; chips that are there stay free
-    config = CONFIG.value
+    config = config_file.load(asked)
     config.mesh = MESH.value or config.mesh
     plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, TEXT.value, quick=QUICK.value)
     if JSON.value:

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from rqjax import data
 from rqjax.data.images import to_float, to_uint8, write_png
 from rqjax.errors import InputError
+from rqjax.flags.quickstart import COUNT, MODEL, OUT
 from rqjax.interface import Prior, Tokenizer
 from rqjax.programs.reconstruct import reconstructions, squared_error
 from rqjax.programs.report import write_report
@@ -28,13 +28,6 @@ from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
 from rqjax.run.log import read_metrics
 from rqjax.stages.predict import PredictConfig
-
-FLAGS = flags.FlagValues()
-OUT = flags.DEFINE_string(
-    "out", None, "Where the runs, the pictures, summary.json and report.html go.", flag_values=FLAGS
-)
-MODEL = flags.DEFINE_enum("model", "rq", ["rq", "dq"], "Residual or dynamic quantization.", flag_values=FLAGS)
-COUNT = flags.DEFINE_integer("count", 40, "Samples per class.", lower_bound=1, flag_values=FLAGS)
 
 HELD_OUT = 500
 """Held-out images for the reconstruction error: enough for its third digit."""

@@ -1,28 +1,18 @@
 """Images through a tokenizer and back: `rqjax reconstruct --tokenizer runs/a --images FOLDER --out recon.png`."""
 
-import functools
 import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import UInt8
 
 from rqjax import data
 from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
 from rqjax.errors import InputError
+from rqjax.flags.reconstruct import COUNT, IMAGES, OUT, TOKENIZER
 from rqjax.interface import Tokenizer
 from rqjax.run.directory import Run
-
-FLAGS = flags.FlagValues()
-_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-TOKENIZER = _string("tokenizer", None, "Run directory of a tokenizer, or of a prior trained on one.")
-IMAGES = _string("images", None, "A folder of images, flat or with one sub-folder per class.")
-COUNT = flags.DEFINE_integer(
-    "count", 8, "How many of them, in the order of their names.", lower_bound=1, flag_values=FLAGS
-)
-OUT = _string("out", "reconstructions.png", "The picture: originals above, then one row a depth.")
 
 
 def main(_: Sequence[str]) -> None:

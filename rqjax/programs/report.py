@@ -7,15 +7,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from absl import flags
 from matplotlib.figure import Figure
 
 from rqjax.errors import InputError
+from rqjax.flags.report import OUT, RUNS
 from rqjax.run.log import Line, read_metrics
-
-FLAGS = flags.FlagValues()
-RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.", flag_values=FLAGS)
-OUT = flags.DEFINE_string("out", "report.html", "The page.", flag_values=FLAGS)
 
 STYLE = """
 :root { color-scheme: light dark; }

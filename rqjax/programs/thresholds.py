@@ -3,29 +3,17 @@
 `rqjax thresholds --images FOLDER --size 256 --patch 16 --bins=-1_1 --out thresholds.json`
 """
 
-import functools
 import pathlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import flags
 
 from rqjax import data
 from rqjax.data.images import to_float
 from rqjax.errors import InputError
-from rqjax.quantize.entropy import BINS, patch_entropy, thresholds, write_thresholds
-
-FLAGS = flags.FlagValues()
-_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
-_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
-IMAGES = _string("images", None, "A folder of images; the embedded Fashion-MNIST if none.")
-SPLIT = _string("split", "train", "Which part of it: train, test or all.")
-SIZE = _integer("size", 256, "Pixels of a side: the model's resolution.", lower_bound=1)
-PATCH = _integer("patch", 16, "Pixels of a side of a coarse region.", lower_bound=1)
-BINS_FLAG = flags.DEFINE_enum("bins", "-1_1", list(BINS), "The range of the histogram's bins.", flag_values=FLAGS)
-COUNT = _integer("count", None, "Use so many images at most.", lower_bound=1)
-OUT = _string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.")
+from rqjax.flags.thresholds import BINS_FLAG, COUNT, IMAGES, OUT, PATCH, SIZE, SPLIT
+from rqjax.quantize.entropy import patch_entropy, thresholds, write_thresholds
 
 
 def main(_: Sequence[str]) -> None:

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import flags
 from clu import parameter_overview
-from ml_collections import config_flags
 
 from rqjax import data
 from rqjax.errors import InputError, RunError
+from rqjax.flags import configuration
+from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
 from rqjax.nets.condition import ClassCondition
-from rqjax.run import frozen, hosts, training_step
+from rqjax.run import config_file, fields, frozen, hosts, training_step
 from rqjax.run.config import Config, StageKind, to_dict
 from rqjax.run.log import Log
 from rqjax.run.skips import Skips, SkipWatch
@@ -25,22 +25,17 @@ from rqjax.store.arrays import to_arrays
 from rqjax.store.checkpoint import Checkpoints, failing_disk
 from rqjax.store.remote import Path, to_path
 
-FLAGS = flags.FlagValues()
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="A file of configs/, as in configs/quickstart.py:rqvae.", flag_values=FLAGS
-)
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints, metrics and pictures go; an old one is resumed.", flag_values=FLAGS
-)
-hosts.define_flags(FLAGS)
-
 
 def main(_: Sequence[str]) -> None:
     """Trains the configuration of the flags; a run cut short by SIGTERM saves, and its status asks for a restart."""
-    if CONFIG.value is None or WORKDIR.value is None:
-        raise InputError("train needs --config FILE[:VARIANT] and --workdir DIR")
+    asked = configuration.asked(FLAGS)
+    if asked is not None and PRINT_CONFIG.value:
+        print("\n".join(described(config_file.load(asked))))
+        return
+    if asked is None or WORKDIR.value is None:
+        raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
+    config = config_file.load(asked)
     hosts.join(FLAGS)
-    config = CONFIG.value
     try:
         state = train(config, to_path(WORKDIR.value))
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
@@ -48,6 +43,13 @@ def main(_: Sequence[str]) -> None:
         if jax.process_count() == 1 or isinstance(error, InputError | RunError):
             raise
         hosts.leave(1, error)
+
+
+def described(config: Config) -> list[str]:
+    """A line for each field of a configuration: its flag with the value, and its meaning."""
+    rows = [(f"--config.{field.name}={field.word}", field.meaning) for field in fields.listed(config)]
+    width = max(len(flag) for flag, _ in rows)
+    return [f"{flag:<{width}}  {meaning}".rstrip() for flag, meaning in rows]
 
 
 def train(config: Config, workdir: Path) -> State:

@@ -1,7 +1,6 @@
 """The description of one run: files in configs/ fill it in, flags override any field, every checkpoint keeps it."""
 
 import dataclasses
-import pathlib
 import runpy
 import typing
 
@@ -17,6 +16,7 @@ from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
+from rqjax.run.shipped import FOLDERS
 from rqjax.run.versions import FIRST, VERSION, upgrade
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
@@ -133,8 +133,7 @@ def differences(a: object, b: object, prefix: str = "") -> dict[str, tuple[objec
 
 def load_file(name: str, variant: str = "") -> Config:
     """The configuration of configs/`name`.py, from the checkout or from the installed package."""
-    here = pathlib.Path(__file__).parent.parent
-    paths = [folder / f"{name}.py" for folder in (here.parent / "configs", here / "configs")]
+    paths = [folder / f"{name}.py" for folder in FOLDERS]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise InputError(f"no configuration {name}: looked for {paths[0]} and {paths[1]}")

@@ -20,6 +20,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from rqjax.errors import InputError
+from rqjax.flags.processes import NAMES
 
 RESTART = 75
 """The exit status that asks the launcher to run the same command again (EX_TEMPFAIL of sysexits.h)."""
@@ -27,7 +28,9 @@ RESTART = 75
 _HEARTBEAT = 60
 """Seconds of silence after which a process counts as dead, and all others end: a pod cannot go on without it."""
 
-_FLAGS = ("coordinator", "processes", "process_id")
+_JOIN = 300
+"""Seconds that a process waits for the others, unless its flags say otherwise."""
+
 _VARIABLES = ("RQJAX_COORDINATOR", "RQJAX_PROCESSES", "RQJAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -41,32 +44,29 @@ class Meeting(TypedDict, total=False):
     cluster_detection_method: str
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Adds --coordinator, --processes and --process_id to a program's flags."""
-    flags.DEFINE_string("coordinator", None, "HOST:PORT where process 0 of several waits.", flag_values=values)
-    flags.DEFINE_integer("processes", None, "How many processes the run has.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Which of them this one is: 0, 1, ...", flag_values=values)
-
-
 def join(values: flags.FlagValues | None = None) -> None:
     """Makes this process one of the run's, if the run has several; to be called before JAX touches a device.
 
-    `values` are the parsed flags of a program that called define_flags. Raises InputError for a description that is
-    incomplete or contradicts itself, or if the others cannot be reached.
+    `values` are the parsed flags of a program, with those of rqjax.flags.processes. Raises InputError for a description
+    that is incomplete or contradicts itself, or if the others cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
-    given = (None,) * 3 if values is None else tuple(values[name].value for name in _FLAGS)
+    given = (None,) * 3 if values is None else tuple(values[name].value for name in NAMES)
     settings = meeting(given, os.environ, on_tpu=_on_tpu())
     if settings is None:
         return
+    seconds = int(_JOIN if values is None else values["join_seconds"].value or _JOIN)
+    if values is not None and values["coordinator_port"].value:
+        os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"].value)
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT, **settings)
+        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT, initialization_timeout=seconds, **settings)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         where = settings.get("coordinator_address", "the address that the cluster names")
         reason = str(error).strip().splitlines()[0][:160]
         raise InputError(
-            f"cannot join the other processes at {where} ({reason}): start all of them within five minutes"
+            f"cannot join the other processes at {where} ({reason}): start all of them within {seconds} seconds, or"
+            " raise --join_seconds; a firewall may close the port, --coordinator_port takes another"
         ) from error
     if jax.default_backend() == "cpu":
         # the first alone finds its programs in the cache, and gives up after 30 s on others that still compile theirs
@@ -100,7 +100,7 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
     `given` are the values of the three flags. Raises InputError for descriptions that cannot be meant.
     """
     if any(value is not None for value in given):
-        return _named(tuple(f"--{name}" for name in _FLAGS), given)
+        return _named(tuple(f"--{name}" for name in NAMES), given)
     named = tuple(environ.get(name) for name in _VARIABLES)
     if any(value is not None for value in named):
         return _named(_VARIABLES, named)
@@ -110,6 +110,7 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
             raise InputError(f"SLURM_NTASKS is {environ['SLURM_NTASKS']} without {', '.join(missing)}: start with srun")
         return {"cluster_detection_method": "slurm"}
     if on_tpu:
+        _check_slices(environ)
         # Kubernetes lists the workers in the environment; elsewhere the metadata server does, if there is one
         if workers := environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"):
             alone = len(workers.split(",")) * _count(environ, "MEGASCALE_NUM_SLICES") == 1
@@ -117,6 +118,19 @@ def meeting(given: tuple[str | int | None, ...], environ: Mapping[str, str], *, 
             alone = "TPU_SKIP_MDS_QUERY" in environ
         return None if alone else {}
     return None
+
+
+def _check_slices(environ: Mapping[str, str]) -> None:
+    """Raises InputError for a description of several slices that is not whole: libtpu would wait for them for ever."""
+    address, number = "MEGASCALE_COORDINATOR_ADDRESS", _count(environ, "MEGASCALE_NUM_SLICES")
+    place = environ.get("MEGASCALE_SLICE_ID", "")
+    whole = number == 1 or (address in environ and place.isdigit() and int(place) < number)
+    if not whole or (address in environ and "MEGASCALE_NUM_SLICES" not in environ):
+        left = ", ".join(f"{name}={value}" for name, value in sorted(environ.items()) if name.startswith("MEGASCALE_"))
+        raise InputError(
+            f"{left} describe no set of slices, and are perhaps left over from before a preemption: unset them"
+            " (`unset ${!MEGASCALE_@}` in bash), or give the address, the number of slices and the slice's id"
+        )
 
 
 def _named(names: tuple[str, ...], values: tuple[str | int | None, ...]) -> Meeting | None:

@@ -13,7 +13,6 @@ def command(monkeypatch, capsys):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["rqjax", *map(str, words)])
-        sys.modules.pop("rqjax.programs.train", None)  # the flags that a config file adds are defined once in a process
         status = 0
         try:
             console.main()

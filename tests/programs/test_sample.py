@@ -1,6 +1,7 @@
 import pytest
 
 from rqjax.errors import InputError
+from rqjax.flags.sample import FLAGS
 from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition
 from rqjax.nets.sampling import Draw
 from rqjax.programs import sample
@@ -13,10 +14,10 @@ def flags():
     """Parses the words of a command line into the program's flags, which know no earlier ones."""
 
     def parse(*words: str) -> None:
-        sample.FLAGS.unparse_flags()
-        for name in sample.FLAGS:
-            sample.FLAGS[name].unparse()
-        sample.FLAGS(["sample", *words])
+        FLAGS.unparse_flags()
+        for name in FLAGS:
+            FLAGS[name].unparse()
+        FLAGS(["sample", *words])
 
     yield parse
     parse()

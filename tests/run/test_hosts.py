@@ -22,6 +22,7 @@ SLURM = {
     "SLURM_PROCID": "1",
     "SLURM_LOCALID": "1",
 }
+SLICES = {"MEGASCALE_COORDINATOR_ADDRESS": "a:8081", "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}
 
 
 def describe(given=NOTHING, environ=None, on_tpu=False):
@@ -59,13 +60,21 @@ def test_one_process_is_no_meeting():
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, False),
         ({"TPU_PROCESS_ADDRESSES": "a:1,b:1"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a", **SLICES}, False),
         ({"TPU_SKIP_MDS_QUERY": "1"}, True),
     ],
 )
 def test_a_tpu_machine_says_whether_it_is_alone(environ, alone):
     assert describe(environ=environ, on_tpu=True) == (None if alone else {})
     assert describe(environ=environ, on_tpu=False) is None
+
+
+@pytest.mark.parametrize("gone", SLICES)
+def test_left_over_descriptions_of_slices_are_recognised(gone):
+    left = {name: value for name, value in SLICES.items() if name != gone}
+    with pytest.raises(InputError, match=r"MEGASCALE_.* describe no set of slices, .*: unset them"):
+        describe(environ={"TPU_WORKER_HOSTNAMES": "a", **left}, on_tpu=True)
+    assert describe(environ=left, on_tpu=False) is None
 
 
 @pytest.mark.parametrize(
@@ -119,8 +128,10 @@ def test_leaving_alone_is_an_ordinary_exit(capsys):
 def program(mode: str, folder: pathlib.Path) -> None:
     from absl import flags
 
+    from rqjax.flags import processes
+
     values = flags.FlagValues()
-    hosts.define_flags(values)
+    processes.define(values)
     values([sys.argv[0], *sys.argv[3:]])
     hosts.join(values)
     import jax

@@ -1,0 +1,7 @@
+"""One self-contained page about a set of runs: `rqjax report --runs runs/a,runs/b --out report.html`."""
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.", flag_values=FLAGS)
+OUT = flags.DEFINE_string("out", "report.html", "The page.", flag_values=FLAGS)

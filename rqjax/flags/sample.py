@@ -1,0 +1,32 @@
+"""New images from a prior: `rqjax sample --prior runs/quickstart/rqtransformer --label 8 --count 16 --out bags.png`."""
+
+import functools
+
+from absl import flags
+
+FLAGS = flags.FlagValues()
+_string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+_list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
+_integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+PRIOR = _string("prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.")
+TOKENIZER = _string("tokenizer", None, "Run directory of another tokenizer with the same code grid.")
+LABEL = _list("label", [], "Class ids, one row of the picture each; all classes if not given.")
+COUNT = _integer("count", 16, "Images per class (or in all, for a prior without classes).", lower_bound=1)
+TEMPERATURE = _list("temperature", ["1.0"], "Softmax temperature, one value or one per depth.")
+TOP_K = _list("top_k", [], "Keep the k likeliest codes: one value or one per depth; all if not given.")
+TOP_P = _list("top_p", ["1.0"], "Keep the likeliest codes that hold this probability: one value or one per depth.")
+POSITION_TEMPERATURE = flags.DEFINE_float(
+    "position_temperature", None, "Of a DQ prior's positions; that of its contents if not given.", flag_values=FLAGS
+)
+POSITION_TOP_K = _integer("position_top_k", None, "The same for top_k; 0 keeps all.")
+POSITION_TOP_P = flags.DEFINE_float("position_top_p", None, "The same for top_p.", flag_values=FLAGS)
+FIXED_POSITIONS = flags.DEFINE_bool(
+    "fixed_positions",
+    True,
+    "Of a DQ prior: the finest grain's positions are all that is left, in order; else they are drawn.",
+    flag_values=FLAGS,
+)
+SEED = _integer("seed", 0, "The same seed gives the same images.")
+BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1)
+EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)
+OUT = _string("out", "samples.png", "The picture; with the ending .npz, arrays `image` and `label`.")

@@ -1,0 +1,26 @@
+"""The list of configurations, and of the fields of one."""
+
+from rqjax.flags.configuration import Asked
+from rqjax.run import config_file
+from rqjax.run.config import load_file
+from rqjax.run.fields import listed
+from rqjax.run.shipped import shipped
+
+
+def test_print_config_gives_flags_that_make_the_same_configuration(command):
+    config = load_file("quickstart", "rqtransformer")
+    fields = tuple(f"{field.name}={field.word}" for field in listed(config))
+    assert config_file.load(Asked("quickstart:rqtransformer", fields)) == config
+    status, out, _ = command("train", "--config=quickstart:rqtransformer", "--print_config", "--config.data.batch=7")
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == len(fields)
+    assert "--config.data.batch=7 images a step, over all hosts" in {" ".join(line.split()) for line in lines}
+
+
+def test_configs_lists_all(command):
+    status, out, _ = command("configs")
+    assert status == 0
+    for config in shipped():
+        assert config.title
+        assert f"{config.name}  {config.title}" in out

@@ -126,8 +126,10 @@ def _let_go(held: list[Any]) -> None:
         held.pop().close()
 
 
-def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
+def batches(config: DataConfig, mesh: Mesh, start: int = 0, source: sources.Source | None = None) -> Stream:
     """Batches start, start + 1, ... without end: `config.fields` by name, one row for each image, rows over "data".
+
+    `source` is that of `config`, if it is open already.
 
     Each host decodes only the rows that its devices hold, and the rows of a batch, their order and their augmentation
     are the same on any mesh. Raises InputError if the data axis does not divide the batch.
@@ -150,7 +152,10 @@ def batches(config: DataConfig, mesh: Mesh, start: int = 0) -> Stream:
 
         return jax.make_array_from_callback((config.batch, *x.shape[1:]), sharding, shard)
 
-    return _shuffled(config, rows, start, lambda batch: {name: place(batch[name]) for name in sorted(config.fields)})
+    source = source or open_source(config)
+    return _shuffled(
+        config, source, rows, start, lambda batch: {name: place(batch[name]) for name in sorted(config.fields)}
+    )
 
 
 def _bounds(index: tuple[slice, ...] | None, batch: int) -> tuple[int, int]:
@@ -160,11 +165,12 @@ def _bounds(index: tuple[slice, ...] | None, batch: int) -> tuple[int, int]:
 
 def rows_of_batches(config: DataConfig, rows: Sequence[int], start: int = 0) -> Stream:
     """The rows `rows` of batches start, start + 1, ... as numpy arrays: what one host of a pod reads."""
-    return _shuffled(config, rows, start, dict)
+    return _shuffled(config, open_source(config), rows, start, dict)
 
 
-def _shuffled(config: DataConfig, rows: Sequence[int], start: int, finish: Callable[..., dict[str, Any]]) -> Stream:
-    source = open_source(config)
+def _shuffled(
+    config: DataConfig, source: sources.Source, rows: Sequence[int], start: int, finish: Callable[..., dict[str, Any]]
+) -> Stream:
     examples: Any = grain.MapDataset.range(len(source)).seed(config.seed)
     examples = examples.shuffle() if config.shuffle else examples
     # augmented before rows are picked: what an example looks like depends on its place in the run, not on the host

@@ -8,6 +8,7 @@ import jax
 from clu import parameter_overview
 
 from rqjax import data
+from rqjax.data.sources import Source
 from rqjax.errors import InputError, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
@@ -15,9 +16,10 @@ from rqjax.interface import Stage, State
 from rqjax.nets.condition import ClassCondition
 from rqjax.run import config_file, fields, frozen, hosts, training_step
 from rqjax.run.config import Config, StageKind, to_dict
+from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
 from rqjax.run.skips import Skips, SkipWatch
-from rqjax.run.start import claim, first_state
+from rqjax.run.start import claimed, first_state
 from rqjax.run.training_step import Placement
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
@@ -61,14 +63,22 @@ def train(config: Config, workdir: Path) -> State:
     with failing_disk(workdir):
         config = frozen.with_tokenizer(config, workdir)
         config.check()
-        claim(workdir, config)
+        frozen.check(config)
+        source = data.open_source(config.data)
+        _check_classes(config.stage, source.classes)
         stage = config.stage.build(config.steps)
         placement = training_step.place(config, stage)
-        with jax.set_mesh(placement.mesh), Checkpoints(workdir, every=config.save_every, keep=config.keep) as saves:
-            return _train(config, stage, placement, workdir, saves)
+        with (
+            jax.set_mesh(placement.mesh),
+            claimed(workdir, config, Dataset.of(source)),
+            Checkpoints(workdir, every=config.save_every, keep=config.keep) as saves,
+        ):
+            return _train(config, stage, placement, workdir, saves, source)
 
 
-def _train(config: Config, stage: Stage, placement: Placement, workdir: Path, saves: Checkpoints) -> State:
+def _train(
+    config: Config, stage: Stage, placement: Placement, workdir: Path, saves: Checkpoints, source: Source
+) -> State:
     """The loop. Nothing in it waits for the devices but the lines of the log."""
     key, start = jax.random.key(config.seed), saves.latest() or 0
     fixed = jax.device_put(frozen.load(config, workdir), placement.whole)
@@ -78,13 +88,13 @@ def _train(config: Config, stage: Stage, placement: Placement, workdir: Path, sa
     skips, watch = Skips.none(), SkipWatch(config.max_skipped)
     _write_parameters(workdir, placement)
     log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
+    log.say(f"{workdir}: {Dataset.of(source)}")
     log.say(f"{workdir}: {_size(placement)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
     with (
         contextlib.closing(log),
-        data.batches(config.data, placement.mesh, start) as batches,
+        data.batches(config.data, placement.mesh, start, source) as batches,
         hosts.PreemptionNotice() as notice,
     ):
-        _check_classes(config.stage, batches.source.classes)
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             step_key, last = jax.random.fold_in(key, step), step == config.steps
             state, skips, metrics = step_fn(state, skips, fixed, batch, step_key)

@@ -59,7 +59,10 @@ class Config:
             )
 
 
+PATHS = ("data.path", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
+"""Places of files, which may move: what they hold is compared where a run keeps it (run/dataset.py, run/frozen.py)."""
 RESUMABLE = (
+    *PATHS,
     "steps",
     "log_every",
     "preview_every",
@@ -70,7 +73,11 @@ RESUMABLE = (
     "max_skipped",
     "data.threads",
     "data.workers",
-    "stage.tokenizer_path",
+    "data.on_corrupt",
+    "stage.preview_count",
+    "stage.temperature",
+    "stage.top_k",
+    "stage.top_p",
 )
 """Fields that may change when a run is resumed. They do not affect the numbers of step k, except `steps` (it moves the
 end of the schedule; train prints a note)."""

@@ -11,8 +11,9 @@ from rqjax.run.config import Config, differences, to_dict
 from rqjax.run.directory import TOKENIZER, Run
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
+from rqjax.store.model_folder import CONFIG
 from rqjax.store.remote import Path
-from rqjax.torchfile.lpips import load_lpips
+from rqjax.torchfile.lpips import check_there, load_lpips
 
 COMPUTATION = ("dtype", "remat")
 """Fields of a tokenizer's configuration in which a prior's may differ from the run: the weights are the same."""
@@ -27,7 +28,7 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
     stage = config.stage
     if not isinstance(stage, PredictConfig):
         return config
-    kept = Run.find(workdir / TOKENIZER)
+    kept = None if left_over(workdir) else Run.find(workdir / TOKENIZER)
     run = kept or _at(stage.tokenizer_path)
     stored = run.tokenizer_config
     if stage.tokenizer is None:
@@ -41,6 +42,21 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
             " out (None), to be read from the run"
         )
     return config
+
+
+def check(config: Config) -> None:
+    """Raises InputError if a file is missing that `load` will read; a prior's tokenizer is known by then."""
+    if isinstance(config.stage, AutoencodeConfig) and config.stage.perceptual_weight:
+        check_there(config.stage.vgg16_path)
+
+
+def left_over(workdir: Path) -> bool:
+    """Whether `workdir` has the copy of a tokenizer, made by a start that came to no checkpoint: it is nobody's.
+
+    A run that was trained there has its config.json, which a copy has not.
+    """
+    copy = workdir / TOKENIZER
+    return copy.is_dir() and not (copy / CONFIG).is_file() and Run.find(workdir) is None
 
 
 def load(config: Config, workdir: Path) -> PyTree[jax.Array]:

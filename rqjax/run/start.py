@@ -1,51 +1,77 @@
 """The start of a run: it claims its directory, and takes its state from disk, from other weights, or from its seed."""
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Generator
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jaxtyping import Array, Key
 
 from rqjax.errors import InputError
 from rqjax.interface import Stage, State
-from rqjax.run import hosts
-from rqjax.run.config import RESUMABLE, Config, differences, from_dict, to_dict
-from rqjax.run.directory import Run
+from rqjax.run import frozen, hosts
+from rqjax.run.config import PATHS, RESUMABLE, Config, differences, from_dict, to_dict
+from rqjax.run.dataset import Dataset
+from rqjax.run.directory import TOKENIZER, Run
 from rqjax.run.training_step import Placement
 from rqjax.run.versions import places
 from rqjax.stages.autoencode import AutoencodeState
-from rqjax.store import model_folder
+from rqjax.store import model_folder, stored
 from rqjax.store.checkpoint import Checkpoints
+from rqjax.store.lock import locked
 from rqjax.store.remote import Path
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Makes `workdir` this run's, or raises InputError if it belongs to another configuration.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Config, dataset: Dataset) -> Generator[None]:
+    """Makes `workdir` this run's, and this process's own for as long as the block runs (of several: process 0's).
 
-    That which made it is compared as this version reads it: fields that are new here have their defaults there.
+    Raises InputError if another process has it, or if it holds a run of another configuration or data set.
     """
-    path = workdir / "config.json"
-    if path.is_file():
-        try:
-            theirs = from_dict(json.loads(path.read_text()))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
-        changed = differences(to_dict(theirs), to_dict(config))
-        if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in RESUMABLE]:
-            more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-            raise InputError(
-                f"{workdir} belongs to another configuration: {'; '.join(wrong[:3])}{more}:"
-                " choose another --workdir, or pass the configuration it was made with"
-            )
-        if "steps" in changed:
-            old, new = changed["steps"]
-            print(f"{workdir}: {old} steps became {new}; schedules now end there")
-    if hosts.primary():
-        workdir.mkdir(parents=True, exist_ok=True)
-        fresh = workdir / ".config.json.tmp"
-        fresh.write_text(json.dumps(to_dict(config), indent=1))
-        fresh.replace(path)
+    with locked(workdir) if hosts.primary() else contextlib.nullcontext():
+        if stored.find(workdir):
+            for line in _compared(workdir, config, dataset):
+                if hosts.primary():
+                    print(line, flush=True)
+        elif hosts.primary() and frozen.left_over(workdir):
+            epath.Path(workdir / TOKENIZER).rmtree()
+        if hosts.primary():
+            fresh = workdir / ".config.json.tmp"
+            fresh.write_text(json.dumps(to_dict(config), indent=1))
+            fresh.replace(workdir / model_folder.CONFIG)
+            dataset.write(workdir)
+        yield
+
+
+def _compared(workdir: Path, config: Config, dataset: Dataset) -> list[str]:
+    """Lines about the fields in which `config` differs from that which made `workdir`, as this version reads it.
+
+    Raises InputError for fields, and for a data set, that may not differ.
+    """
+    path = workdir / model_folder.CONFIG
+    if not path.is_file():
+        return []
+    try:
+        theirs = from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
+    changed = differences(to_dict(theirs), to_dict(config))
+    if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in RESUMABLE]:
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{workdir} belongs to another configuration: {'; '.join(wrong[:3])}{more}:"
+            " choose another --workdir, or pass the configuration it was made with"
+        )
+    if before := Dataset.read(workdir):
+        before.check_same(workdir, dataset)
+    said = [f"{workdir}: {name} is {b} now, it was {a}" for name, (a, b) in changed.items() if name in PATHS]
+    if "steps" in changed:
+        old, new = changed["steps"]
+        said.append(f"{workdir}: {old} steps became {new}; schedules now end there")
+    return said
 
 
 def first_state(

@@ -45,13 +45,18 @@ def shipped_lin() -> dict[str, np.ndarray]:
         return {f"{name}.model.1.weight": data[name].reshape(1, -1, 1, 1) for name in data.files}
 
 
+def check_there(vgg16_path: str) -> None:
+    """Raises InputError if there is no such file."""
+    if not pathlib.Path(vgg16_path).is_file():
+        raise InputError(f"vgg16_path={vgg16_path!r} is not a file: {REMEDY}")
+
+
 def load_lpips(vgg16_path: str, *, dtype: DTypeLike = jnp.float32, verify: bool = True) -> LPIPS:
     """LPIPS from torchvision's VGG16 file, and from the lin layers that ship.
 
     `verify` compares the file's SHA-256 with that of the published one. Raises InputError if it is missing or another.
     """
-    if not pathlib.Path(vgg16_path).is_file():
-        raise InputError(f"vgg16_path={vgg16_path!r} is not a file: {REMEDY}")
+    check_there(vgg16_path)
     if verify:
         with open(vgg16_path, "rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()

@@ -16,6 +16,7 @@ def test_train_writes_a_run_directory(command, tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
         "checkpoints",
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "parameters.txt",
         "tensorboard",

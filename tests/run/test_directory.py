@@ -1,6 +1,7 @@
 """A run directory as one object, and everything frozen that a stage takes from others."""
 
 import dataclasses
+import shutil
 
 import jax
 import pytest
@@ -98,6 +99,7 @@ def test_a_copy_of_the_tokenizer_is_kept_and_then_read(made, tmp_path):
     kept = Run.open(tmp_path / "tokenizer")
     assert kept.config == Run.open(made / "tokenizer").config
     assert kept.licence == "terms"
+    shutil.copytree(made / "prior", tmp_path, dirs_exist_ok=True)  # until there is a whole one, the copy is nobody's
     moved = prior_config(tmp_path / "moved away", tokenizer=None)
     assert frozen.with_tokenizer(moved, tmp_path).stage.tokenizer == config.stage.tokenizer
     assert equal(frozen.load(config, tmp_path), loaded)

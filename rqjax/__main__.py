@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 import rqjax
-from rqjax.errors import InputError, RunError
+from rqjax.errors import INTERRUPTED, InputError, Interrupted, RunError
 from rqjax.flags.configuration import spelled
 
 VERBS = {
@@ -29,7 +29,7 @@ LIGHT = {"configs"}
 
 def main() -> None:
     """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used,
-    with 1 and one line if a run cannot go on.
+    with 1 and one line if a run cannot go on, with 130 and one line after Ctrl-C.
     """
     verb, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
     if verb in ("", "-h", "--help", "help"):
@@ -45,6 +45,11 @@ def main() -> None:
         _run(verb, words)
     except (InputError, RunError) as error:
         _refuse(str(error), status=2 if isinstance(error, InputError) else 1)
+    except Interrupted as error:
+        _say(str(error))
+        sys.exit(INTERRUPTED)  # all processes of a run have saved
+    except KeyboardInterrupt:
+        _refuse(f"{verb}: interrupted", INTERRUPTED)
 
 
 def _run(verb: str, words: list[str]) -> None:
@@ -105,8 +110,12 @@ def _report_unraisable(error: Any) -> None:
         sys.__unraisablehook__(error)
 
 
-def _refuse(message: str, status: int = 2) -> NoReturn:
+def _say(message: str) -> None:
     print(f"rqjax: {message}", file=sys.stderr)
+
+
+def _refuse(message: str, status: int = 2) -> NoReturn:
+    _say(message)
     if "jax" in sys.modules:  # one of several processes has to take the others along
         from rqjax.run import hosts
 

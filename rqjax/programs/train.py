@@ -9,7 +9,7 @@ from clu import parameter_overview
 
 from rqjax import data
 from rqjax.data.sources import Source
-from rqjax.errors import InputError, RunError
+from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
@@ -18,6 +18,7 @@ from rqjax.run import config_file, fields, frozen, hosts, training_step
 from rqjax.run.config import Config, StageKind, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
+from rqjax.run.notice import Notice
 from rqjax.run.skips import Skips, SkipWatch
 from rqjax.run.start import claimed, first_state
 from rqjax.run.training_step import Placement
@@ -29,7 +30,9 @@ from rqjax.store.remote import Path, to_path
 
 
 def main(_: Sequence[str]) -> None:
-    """Trains the configuration of the flags; a run cut short by SIGTERM saves, and its status asks for a restart."""
+    """Trains the configuration of the flags; a run cut short by SIGTERM or SIGHUP saves, and its status asks
+    for a restart.
+    """
     asked = configuration.asked(FLAGS)
     if asked is not None and PRINT_CONFIG.value:
         print("\n".join(described(config_file.load(asked))))
@@ -58,7 +61,8 @@ def train(config: Config, workdir: Path) -> State:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
-    Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full.
+    Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full, Interrupted after
+    Ctrl-C.
     """
     with failing_disk(workdir):
         config = frozen.with_tokenizer(config, workdir)
@@ -71,13 +75,23 @@ def train(config: Config, workdir: Path) -> State:
         with (
             jax.set_mesh(placement.mesh),
             claimed(workdir, config, Dataset.of(source)),
+            Notice() as notice,
             Checkpoints(workdir, every=config.save_every, keep=config.keep) as saves,
         ):
-            return _train(config, stage, placement, workdir, saves, source)
+            state = _train(config, stage, placement, workdir, saves, source, notice)
+    if notice.interrupted and int(state.step) < config.steps:
+        raise Interrupted(f"{workdir}: saved step {int(state.step)}; the same command goes on")
+    return state
 
 
 def _train(
-    config: Config, stage: Stage, placement: Placement, workdir: Path, saves: Checkpoints, source: Source
+    config: Config,
+    stage: Stage,
+    placement: Placement,
+    workdir: Path,
+    saves: Checkpoints,
+    source: Source,
+    notice: Notice,
 ) -> State:
     """The loop. Nothing in it waits for the devices but the lines of the log."""
     key, start = jax.random.key(config.seed), saves.latest() or 0
@@ -93,11 +107,11 @@ def _train(
     with (
         contextlib.closing(log),
         data.batches(config.data, placement.mesh, start, source) as batches,
-        hosts.PreemptionNotice() as notice,
     ):
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             step_key, last = jax.random.fold_in(key, step), step == config.steps
             state, skips, metrics = step_fn(state, skips, fixed, batch, step_key)
+            notice.steps += 1
             if step % config.log_every == 0 or last:
                 log.scalars(step, metrics)
             if step % config.preview_every == 0:
@@ -109,7 +123,8 @@ def _train(
                 saves.close()
                 raise _not_finite(workdir, config.max_skipped, given_up, step)
             if leaving:
-                log.say(f"{workdir}: told to leave, saved step {step}")
+                if not notice.interrupted:
+                    log.say(f"{workdir}: told to leave, saved step {step}")
                 break
         for name, reason in batches.corrupt.items():
             log.say(f"skipped {name}: {reason}")

@@ -9,7 +9,6 @@ Without any, the process is the whole run.
 """
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from typing import NoReturn, TypedDict
 
 import jax
 from absl import flags
-from jax.experimental import multihost_utils
 
 from rqjax.errors import InputError
 from rqjax.flags.processes import NAMES
@@ -161,35 +159,6 @@ def _count(environ: Mapping[str, str], name: str) -> int:
 def primary() -> bool:
     """Whether this process is the one that prints, draws and writes what only one may write."""
     return jax.process_index() == 0
-
-
-class PreemptionNotice:
-    """Whether a machine of the run is about to be taken away (SIGTERM): the same answer on all hosts at each step.
-
-        with PreemptionNotice() as notice:
-            for step in ...:
-                ...
-                if notice.reached(step):
-                    save, wait for the save, raise SystemExit(RESTART)
-
-    With several processes JAX's coordination service hears the signal and picks the step: asking costs microseconds
-    and no transfer. SIGINT stays as it is: Ctrl-C asks for an end, not for a restart.
-    """
-
-    def __enter__(self) -> "PreemptionNotice":
-        self._noted: list[int] = []  # signals
-        self._several = jax.process_count() > 1
-        if not self._several:
-            self._before = signal.signal(signal.SIGTERM, lambda number, frame: self._noted.append(number))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if not self._several:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def reached(self, step: int) -> bool:
-        """Whether to save after `step` and leave; every process asks once after each step."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._several else bool(self._noted)
 
 
 def leave(status: int, error: BaseException | None = None) -> NoReturn:

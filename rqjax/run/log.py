@@ -1,10 +1,12 @@
 """The log of a run: lines on the console, metrics.jsonl for programs, TensorBoard's file for people."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import SupportsFloat, TextIO
@@ -52,7 +54,7 @@ class Log:
         if self._copies and self._copies.due():
             self._board.flush()
             self._copies.write()
-        print(_console_line(step, self._steps, values, seconds * (self._steps - step)), flush=True)
+        _tell(_console_line(step, self._steps, values, seconds * (self._steps - step)))
 
     def images(self, step: int, images: Mapping[str, Pictures]) -> None:
         """Writes pictures, those of one name in a row."""
@@ -63,7 +65,7 @@ class Log:
     def say(self, text: str) -> None:
         """Prints one line, on the first host."""
         if self._primary:
-            print(text, flush=True)
+            _tell(text)
 
     def close(self) -> None:
         """Flushes and closes the files: each, even if the disk does not take the rest of another."""
@@ -73,6 +75,16 @@ class Log:
                     last_first.callback(self._copies.close)
                 last_first.callback(self._board.close)
                 last_first.callback(self._file.close)
+
+
+def _tell(text: str) -> None:
+    """Prints one line. A run outlives its terminal, and the reader of its pipe: it still has to save."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE):
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[Line]:

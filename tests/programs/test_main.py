@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rqjax.errors import Interrupted
+
 TINY = str(pathlib.Path(__file__).parents[1] / "configs" / "tiny.py")
 
 
@@ -128,3 +130,21 @@ def test_help(command):
     status, out, _ = command("sample", "--help")
     assert status == 0
     assert "--top_k" in out.replace("--[no]", "--")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KeyboardInterrupt(), "report: interrupted"),
+        (Interrupted("runs/a: saved step 83; the same command goes on"), "runs/a: saved step 83; the same command"),
+    ],
+)
+def test_ctrl_c_is_one_line(command, monkeypatch, error, words):
+    def main(_):
+        raise error
+
+    monkeypatch.setattr("rqjax.programs.report.main", main)
+    status, _, err = command("report", "--runs=a")
+    assert status == 130
+    assert words in err
+    assert err.count("\n") == 1

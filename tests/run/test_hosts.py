@@ -13,6 +13,7 @@ import pytest
 
 from rqjax.errors import InputError
 from rqjax.run import hosts
+from rqjax.run.notice import Notice
 
 NOTHING = (None, None, None)
 SLURM = {
@@ -106,15 +107,6 @@ def test_one_process_joins_nobody_and_is_the_primary():
     assert hosts.primary()
 
 
-def test_a_preemption_notice_only_sets_a_flag_and_is_taken_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with hosts.PreemptionNotice() as notice:
-        assert not notice.reached(1)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert notice.reached(2)
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_leaving_alone_is_an_ordinary_exit(capsys):
     with pytest.raises(SystemExit) as exit_:
         hosts.leave(3, InputError("no such thing"))
@@ -138,7 +130,7 @@ def program(mode: str, folder: pathlib.Path) -> None:
 
     me, others = jax.process_index(), jax.process_count()
     end = None
-    with hosts.PreemptionNotice() as notice:
+    with Notice() as notice:
         (folder / f"ready{me}").touch()
         for step in range(1, 100_000):
             time.sleep(0.05 if me else 0.02)  # no two hosts run in step

@@ -147,6 +147,10 @@ class PriorConfig(Protocol):
 
     def check(self) -> None: ...
 
+    def following(self, tokenizer: Any) -> dict[str, Any]:
+        """The fields of this configuration that a tokenizer decides, with their values. Raises InputError for one of
+        another family."""
+
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises InputError if this prior cannot model the codes of a tokenizer of that configuration."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,19 +57,30 @@ class DQTransformerConfig(NetworkConfig):
             raise InputError(f"rows_per_image is {self.rows_per_image}: expected a number above 0, up to 1")
         at_least(0, position_loss_weight=self.position_loss_weight, content_loss_weight=self.content_loss_weight)
 
-    def check_tokenizer(self, tokenizer: object) -> None:
-        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+    def following(self, tokenizer: object) -> dict[str, Any]:
+        """The fields that a tokenizer decides: its grids, its codes, and room for the longest sequence of them.
+
+        Raises InputError for the configuration of a tokenizer whose codes are of another kind.
+        """
         if not isinstance(tokenizer, DQVAEConfig):
             raise InputError(
                 f"a DQTransformerConfig with an {type(tokenizer).__name__}: expected a DQVAEConfig, the tokenizer of"
                 " a prior of its family"
             )
-        if (found := tuple(tokenizer.grids)) != tuple(self.grids):
+        codes = {"grids": tuple(tokenizer.grids), "codebook_size": tokenizer.codebook_size}
+        longest = dataclasses.replace(self, **codes).layout.capacity
+        rooms = {"block_size": max(self.block_size, longest - 1)}
+        return codes | rooms | ({"row_length": max(self.row_length, longest)} if self.pack else {})
+
+    def check_tokenizer(self, tokenizer: object) -> None:
+        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+        follows = self.following(tokenizer)
+        if (found := follows["grids"]) != tuple(self.grids):
             raise InputError(f"the prior's grids are {tuple(self.grids)}, the tokenizer has {found}: make them equal")
-        if tokenizer.codebook_size != self.codebook_size:
+        if (size := follows["codebook_size"]) != self.codebook_size:
             raise InputError(
                 f"the prior's codebook_size is {self.codebook_size} with special codes from there on, the tokenizer "
-                f"has {tokenizer.codebook_size}: make them equal"
+                f"has {size}: make them equal"
             )
 
     def decays(self, name: str) -> bool:

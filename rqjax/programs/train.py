@@ -1,7 +1,7 @@
 """Trains one stage: `rqjax train --config configs/quickstart.py:rqvae --workdir runs/a --config.steps=400`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
 from rqjax.nets.condition import ClassCondition
-from rqjax.run import config_file, fields, frozen, hosts, training_step
+from rqjax.run import config_file, fields, follow, frozen, hosts, training_step
 from rqjax.run.config import Config, StageKind, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
@@ -42,7 +42,7 @@ def main(_: Sequence[str]) -> None:
     config = config_file.load(asked)
     hosts.join(FLAGS)
     try:
-        state = train(config, to_path(WORKDIR.value))
+        state = train(config, to_path(WORKDIR.value), asked.given)
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
     except Exception as error:
         if jax.process_count() == 1 or isinstance(error, InputError | RunError):
@@ -57,14 +57,17 @@ def described(config: Config) -> list[str]:
     return [f"{flag:<{width}}  {meaning}".rstrip() for flag, meaning in rows]
 
 
-def train(config: Config, workdir: Path) -> State:
+def train(config: Config, workdir: Path, given: Collection[str] | None = None) -> State:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
+
+    With the names of the fields that are `given`, others of a prior follow from its tokenizer; without, all are.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
     Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full, Interrupted after
     Ctrl-C.
     """
     with failing_disk(workdir):
+        config = config if given is None else follow.tokenizer(config, workdir, given)
         config = frozen.with_tokenizer(config, workdir)
         config.check()
         frozen.check(config)

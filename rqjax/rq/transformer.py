@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,21 +67,29 @@ class RQTransformerConfig(NetworkConfig):
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}: expected a number above 0")
 
-    def check_tokenizer(self, tokenizer: object) -> None:
-        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+    def following(self, tokenizer: object) -> dict[str, Any]:
+        """The fields that a tokenizer decides: the shape and the sizes of its codes, and the width of their vectors.
+
+        Raises InputError for the configuration of a tokenizer whose codes are of another kind.
+        """
         if not isinstance(tokenizer, RQVAEConfig):
             raise InputError(
                 f"an RQTransformerConfig with a {type(tokenizer).__name__}: expected an RQVAEConfig, the tokenizer of"
                 " a prior of its family"
             )
+        depth, sizes = tokenizer.quantizer.depth, tokenizer.quantizer.sizes
+        short = sizes[:1] if len(set(sizes)) == 1 else sizes
+        books = self.codebook_size if self.sizes == sizes else short
+        found = {"code_shape": tuple(tokenizer.code_shape), "depth": depth, "codebook_size": books}
+        return found | ({"input_dim": tokenizer.code_dim} if self.input_emb_vqvae or self.head_emb_vqvae else {})
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
         theirs = tokenizer.quantizer
-        found = {"code_shape": tuple(tokenizer.code_shape), "depth": theirs.depth, "codebook_size": theirs.sizes}
-        wanted = {"code_shape": tuple(self.code_shape), "depth": self.depth, "codebook_size": self.sizes}
-        if self.input_emb_vqvae or self.head_emb_vqvae:
-            found["input_dim"], wanted["input_dim"] = tokenizer.code_dim, self.input_dim
-        for name, value in wanted.items():
-            if found[name] != value:
-                raise InputError(f"the prior's {name} is {value}, the tokenizer has {found[name]}: make them equal")
+        for name, value in (self.following(tokenizer) | {"codebook_size": theirs.sizes}).items():
+            mine = self.sizes if name == "codebook_size" else getattr(self, name)
+            if (tuple(mine) if isinstance(value, tuple) else mine) != value:
+                raise InputError(f"the prior's {name} is {mine}, the tokenizer has {value}: make them equal")
         if not theirs.soft and (self.target == "soft" or self.stochastic):
             raise InputError(
                 f"target={self.target} and stochastic={self.stochastic} with a tokenizer of kind {theirs.kind}, which"

@@ -28,7 +28,7 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
     stage = config.stage
     if not isinstance(stage, PredictConfig):
         return config
-    kept = None if left_over(workdir) else Run.find(workdir / TOKENIZER)
+    kept = kept_tokenizer(workdir)
     run = kept or _at(stage.tokenizer_path)
     stored = run.tokenizer_config
     if stage.tokenizer is None:
@@ -57,6 +57,16 @@ def left_over(workdir: Path) -> bool:
     """
     copy = workdir / TOKENIZER
     return copy.is_dir() and not (copy / CONFIG).is_file() and Run.find(workdir) is None
+
+
+def kept_tokenizer(workdir: Path) -> Run | None:
+    """The copy of a tokenizer that the prior's run in `workdir` keeps, if there is one."""
+    return None if left_over(workdir) else Run.find(workdir / TOKENIZER)
+
+
+def tokenizer_run(stage: PredictConfig, workdir: Path) -> Run:
+    """The run of a prior's tokenizer: the copy that `workdir` keeps, or else that at `stage.tokenizer_path`."""
+    return kept_tokenizer(workdir) or _at(stage.tokenizer_path)
 
 
 def load(config: Config, workdir: Path) -> PyTree[jax.Array]:

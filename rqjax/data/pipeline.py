@@ -120,6 +120,11 @@ class Stream(Iterator[dict[str, Any]], contextlib.AbstractContextManager["Stream
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def nothing(self) -> InputError:
+        """The error of a stream that came to its end without an image."""
+        name, reason = next(iter(self.corrupt.items()))
+        return InputError(f"none of the images can be read, {name} for one ({reason}): give others")
+
 
 def _let_go(held: list[Any]) -> None:
     while held:

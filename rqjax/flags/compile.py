@@ -9,7 +9,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import configuration
+from rqjax.flags import configuration, overwrite
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -18,7 +18,11 @@ TOPOLOGY = _string("topology", None, "Generation and shape of a slice, as in v5e
 SLICES = flags.DEFINE_integer("slices", 1, "How many such slices.", lower_bound=1, flag_values=FLAGS)
 MESH = _string("mesh", "", "Instead of the configuration's mesh.")
 SAMPLE = flags.DEFINE_integer(
-    "sample", 0, "Compile the sampler for so many images instead of the training step.", flag_values=FLAGS
+    "sample",
+    0,
+    "Compile the sampler for so many images instead of the training step.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 QUICK = flags.DEFINE_bool(
     "quick",
@@ -29,3 +33,4 @@ QUICK = flags.DEFINE_bool(
 )
 JSON = _string("json", "", "A file for the figures.")
 TEXT = _string("text", "", "A file for the compiled program.")
+OVERWRITE = overwrite.define(FLAGS)

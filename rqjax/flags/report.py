@@ -2,6 +2,9 @@
 
 from absl import flags
 
+from rqjax.flags import overwrite
+
 FLAGS = flags.FlagValues()
 RUNS = flags.DEFINE_list("runs", [], "Run directories, with commas between them.", flag_values=FLAGS)
 OUT = flags.DEFINE_string("out", "report.html", "The page.", flag_values=FLAGS)
+OVERWRITE = overwrite.define(FLAGS)

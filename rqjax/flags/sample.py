@@ -4,6 +4,8 @@ import functools
 
 from absl import flags
 
+from rqjax.flags import overwrite
+
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
@@ -11,7 +13,9 @@ _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 PRIOR = _string("prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.")
 TOKENIZER = _string("tokenizer", None, "Run directory of another tokenizer with the same code grid.")
 LABEL = _list("label", [], "Class ids, one row of the picture each; all classes if not given.")
-COUNT = _integer("count", 16, "Images per class (or in all, for a prior without classes).", lower_bound=1)
+COUNT = _integer(
+    "count", 16, "Images per class (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
+)
 TEMPERATURE = _list("temperature", ["1.0"], "Softmax temperature, one value or one per depth.")
 TOP_K = _list("top_k", [], "Keep the k likeliest codes: one value or one per depth; all if not given.")
 TOP_P = _list("top_p", ["1.0"], "Keep the likeliest codes that hold this probability: one value or one per depth.")
@@ -26,7 +30,12 @@ FIXED_POSITIONS = flags.DEFINE_bool(
     "Of a DQ prior: the finest grain's positions are all that is left, in order; else they are drawn.",
     flag_values=FLAGS,
 )
-SEED = _integer("seed", 0, "The same seed gives the same images.")
-BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1)
+SEED = _integer("seed", 0, "The same seed gives the same images.", lower_bound=-(2**63), upper_bound=2**63 - 1)
+BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1, upper_bound=10**6)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)
-OUT = _string("out", "samples.png", "The picture; with the ending .npz, arrays `image` and `label`.")
+OUT = _string(
+    "out",
+    "samples.png",
+    "One picture (.png, .jpg, .webp), arrays `arr_0` (images) and `label` (.npz), or a folder of single pictures.",
+)
+OVERWRITE = overwrite.define(FLAGS)

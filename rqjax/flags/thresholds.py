@@ -7,6 +7,8 @@ import functools
 
 from absl import flags
 
+from rqjax.flags import overwrite
+
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
@@ -17,3 +19,4 @@ PATCH = _integer("patch", 16, "Pixels of a side of a coarse region.", lower_boun
 BINS_FLAG = flags.DEFINE_enum("bins", "-1_1", ["0_1", "-1_1"], "The range of the histogram's bins.", flag_values=FLAGS)
 COUNT = _integer("count", None, "Use so many images at most.", lower_bound=1)
 OUT = _string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.")
+OVERWRITE = overwrite.define(FLAGS)

@@ -27,9 +27,9 @@ class Draw:
         """Raises InputError for values that cannot be used, naming the stream."""
         if not self.temperature >= 0:
             raise InputError(f"temperature of {stream} is {self.temperature}: expected 0 (greedy) or more")
-        if self.top_k < 0:
+        if not 0 <= self.top_k < 2**31:
             raise InputError(f"top_k of {stream} is {self.top_k}: expected at least 1, or 0 to keep every code")
-        if not self.top_p > 0:
+        if not 0 < self.top_p <= 1:
             raise InputError(f"top_p of {stream} is {self.top_p}: expected a number above 0, up to 1")
 
 

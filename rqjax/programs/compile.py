@@ -25,7 +25,7 @@ from rqjax.cost.chips import CHIPS, Chip
 from rqjax.cost.plan import Plan, describe, figures
 from rqjax.errors import InputError, RunError
 from rqjax.flags import configuration
-from rqjax.flags.compile import FLAGS, JSON, MESH, QUICK, SAMPLE, SLICES, TEXT, TOPOLOGY
+from rqjax.flags.compile import FLAGS, JSON, MESH, OVERWRITE, QUICK, SAMPLE, SLICES, TEXT, TOPOLOGY
 from rqjax.interface import Condition, Prior, Stage, Tokenizer
 from rqjax.run import config_file, hosts, training_step
 from rqjax.run.config import Config
@@ -34,6 +34,7 @@ from rqjax.run.training_step import Placement
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
+from rqjax.store import outputs
 
 Program = tuple[jax.stages.Wrapped, tuple[PyTree, ...]]
 """A jitted function, and the shapes of its arguments with their places."""
@@ -48,16 +49,26 @@ def main(_: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # the arrays of this process; chips that are there stay free
     config = config_file.load(asked)
     config.mesh = MESH.value or config.mesh
-    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, TEXT.value, quick=QUICK.value)
-    if JSON.value:
-        pathlib.Path(JSON.value).write_text(json.dumps(plan, indent=1) + "\n")
+    figures_to, program_to = (
+        outputs.checked(flag.value, endings, overwrite=OVERWRITE.value, flag=flag.name) if flag.value else None
+        for flag, endings in ((JSON, (".json",)), (TEXT, (".txt", ".hlo")))
+    )
+    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, program_to, quick=QUICK.value)
+    if figures_to:
+        outputs.write_text(figures_to, json.dumps(plan, indent=1) + "\n")
     print("\n".join(describe(plan)))
     if not plan["fits"]:
         raise RunError(f"does not fit: {plan['needs']}; {plan['suggestion']}")
 
 
 def measure(
-    config: Config, topology: str, slices: int = 1, sample: int = 0, text: str = "", *, quick: bool = False
+    config: Config,
+    topology: str,
+    slices: int = 1,
+    sample: int = 0,
+    text: pathlib.Path | None = None,
+    *,
+    quick: bool = False,
 ) -> Plan:
     """The figures of one program on a topology. `text` names a file for the compiled program.
 
@@ -89,7 +100,7 @@ def measure(
         return plan | {"fits": False, "needs": compiled, "suggestion": _suggestion(config, placement)}
     program = compiled.as_text() or ""
     if text:
-        pathlib.Path(text).write_text(program)
+        outputs.write_text(text, program)
     plan |= figures(compiled, program, flops.count(traced.jaxpr), len(devices), chip, slices)
     return plan | {"suggestion": "" if sample else _fewer_microbatches(config, plan)}
 

@@ -21,7 +21,7 @@ from rqjax.run.config import to_dict
 from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
-from rqjax.store import model_folder
+from rqjax.store import model_folder, outputs
 from rqjax.store.safetensor_file import save_safetensors
 from rqjax.torchfile import file
 
@@ -90,13 +90,12 @@ def torch_to_folder(
 
 def run_to_torch(path: str, out: str, *, ema: bool = True) -> None:
     """Writes a run's model, and its discriminator if it has one, as a .pt file that the official programs load."""
-    target = pathlib.Path(out)
-    if target.exists() or target.is_symlink():
-        raise InputError(f"{out} exists already: choose another place, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = outputs.checked(out, (".pt", ".pth", ".ckpt"))
     run = Run.open(path)
     tokenizer = run.kept_tokenizer.model() if run.kept_tokenizer else None
-    file.save(out, contents.contents(run, to_torch(run.model(ema=ema), tokenizer)))
+    content = contents.contents(run, to_torch(run.model(ema=ema), tokenizer))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file.save(target, content)
 
 
 def run_to_folder(path: str, out: str, *, ema: bool = True) -> None:

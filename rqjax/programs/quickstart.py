@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rqjax import data
-from rqjax.data.images import to_float, to_uint8, write_png
+from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.flags.quickstart import COUNT, MODEL, OUT
+from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
 from rqjax.interface import Prior, Tokenizer
 from rqjax.programs.reconstruct import reconstructions, squared_error
 from rqjax.programs.report import write_report
@@ -28,6 +28,7 @@ from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
 from rqjax.run.log import read_metrics
 from rqjax.stages.predict import PredictConfig
+from rqjax.store import outputs
 
 HELD_OUT = 500
 """Held-out images for the reconstruction error: enough for its third digit."""
@@ -42,8 +43,10 @@ def main(_: Sequence[str]) -> None:
     """Trains both stages of one family, and writes the report."""
     if OUT.value is None:
         raise InputError("quickstart needs --out DIR")
-    _use_two_cores()
     out = pathlib.Path(OUT.value)
+    # the page is written last: without it, the same command goes on
+    outputs.checked(str(out / "report.html"), (".html",), overwrite=OVERWRITE.value)
+    _use_two_cores()
     clock = _Clock()
     tokenizer, prior = f"{MODEL.value}vae", f"{MODEL.value}transformer"
     configs = {name: load_file("quickstart", name) for name in (tokenizer, prior, "classifier")}
@@ -68,7 +71,7 @@ def main(_: Sequence[str]) -> None:
     clock.lap("sample_and_measure")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     summary = {"seconds": clock.laps, "peak_memory_gib": round(memory, 2), **summary}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    outputs.write_text(out / "summary.json", json.dumps(summary, indent=1))
     pictures = {caption: out / name for name, caption in CAPTIONS.items() if (out / name).is_file()}
     runs = {name: read_metrics(out / name) for name in configs}
     write_report(out / "report.html", "rqjax quickstart", runs=runs, pictures=pictures, summary=summary)
@@ -167,16 +170,16 @@ def _samples(
     classes = stage.model.condition.size
     labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
     images = np.concatenate(list(sample(prior, tokenizer, labels, jax.random.key(seed), 100, stage.draw)))
-    np.savez_compressed(out / "samples.npz", image=images, label=labels)
+    outputs.write_arrays(out / "samples.npz", arr_0=images, label=labels)
     shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]
-    write_png(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))
+    outputs.write_picture(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))
     return images, labels
 
 
 def _write_rows(path: pathlib.Path, *rows: np.ndarray) -> None:
     """A picture of ten of the images, one row for each of `rows`."""
     shown = np.linspace(0, len(rows[0]) - 1, 10).astype(int)
-    write_png(path, picture(np.concatenate([row[shown] for row in rows]), len(shown)))
+    outputs.write_picture(path, picture(np.concatenate([row[shown] for row in rows]), len(shown)))
 
 
 def _accuracy(judge: Any, images: np.ndarray, labels: np.ndarray) -> float:

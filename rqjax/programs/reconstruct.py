@@ -1,6 +1,5 @@
 """Images through a tokenizer and back: `rqjax reconstruct --tokenizer runs/a --images FOLDER --out recon.png`."""
 
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -8,27 +7,40 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rqjax import data
-from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
+from rqjax.data.images import enlarge, tile, to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.flags.reconstruct import COUNT, IMAGES, OUT, TOKENIZER
+from rqjax.flags.reconstruct import COUNT, IMAGES, OUT, OVERWRITE, TOKENIZER
 from rqjax.interface import Tokenizer
 from rqjax.run.directory import Run
+from rqjax.store import outputs
 
 
 def main(_: Sequence[str]) -> None:
     """Reconstructs the images that the flags name."""
     if TOKENIZER.value is None or IMAGES.value is None:
         raise InputError("reconstruct needs --tokenizer DIR and --images FOLDER")
+    out = outputs.checked(OUT.value, outputs.PICTURES, overwrite=OVERWRITE.value)
     run = Run.open(TOKENIZER.value).tokenizer()
-    size, tokenizer = run.tokenizer_config.resolution, run.model()
-    source = data.DataConfig(name="folder", path=IMAGES.value, split="all", resize=size, size=size, batch=COUNT.value)
-    images = next(iter(data.examples(source, COUNT.value)))["image"]
-    rows = reconstructions(tokenizer, images)
-    write_png(OUT.value, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
-    print(f"{pathlib.Path(OUT.value)}: {len(images)} images of {size}x{size}")
+    size = run.tokenizer_config.resolution
+    images = _images(IMAGES.value, COUNT.value, size)
+    rows = reconstructions(run.model(), images)
+    outputs.write_picture(out, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
+    print(f"{out}: {len(images)} images of {size}x{size}")
     for name, row in rows.items():
         error = squared_error(row, images)
         print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
+
+
+def _images(path: str, count: int, size: int) -> UInt8[np.ndarray, "b h w 3"]:
+    """The first images of a folder. Names those that cannot be read; raises InputError if none can."""
+    source = data.DataConfig(name="folder", path=path, split="all", resize=size, size=size, batch=count)
+    with data.examples(source, count) as batches:
+        found = [batch["image"] for batch in batches]
+    if not found:
+        raise batches.nothing()
+    for name, reason in batches.corrupt.items():
+        print(f"left out {name}: {reason}")
+    return found[0]
 
 
 def squared_error(row: np.ndarray, images: np.ndarray) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rqjax.errors import InputError
-from rqjax.flags.report import OUT, RUNS
+from rqjax.flags.report import OUT, OVERWRITE, RUNS
 from rqjax.run.log import Line, read_metrics
+from rqjax.store import outputs
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -30,13 +31,14 @@ def main(_: Sequence[str]) -> None:
     """Writes a page with the curves of the runs that the flags name."""
     if not RUNS.value:
         raise InputError("report needs --runs DIR[,DIR ...]")
+    out = outputs.checked(OUT.value, (".html", ".htm"), overwrite=OVERWRITE.value)
     runs = {pathlib.Path(run).name: read_metrics(run) for run in RUNS.value}
     if empty := [name for name, lines in runs.items() if not lines]:
         raise InputError(
             f"{', '.join(empty)}: no metrics.jsonl with lines in it: expected run directories of `rqjax train`"
         )
-    write_report(pathlib.Path(OUT.value), "Training curves", runs=runs, pictures={}, summary={})
-    print(OUT.value)
+    write_report(out, "Training curves", runs=runs, pictures={}, summary={})
+    print(out)
 
 
 def write_report(
@@ -60,10 +62,7 @@ def write_report(
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
         f"<body>{''.join(parts)}</body></html>"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
-    fresh.write_text(page)
-    fresh.replace(path)
+    outputs.write_text(path, page)
 
 
 def _figure(png: bytes, caption: str, kind: str) -> str:

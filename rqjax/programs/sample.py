@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from rqjax.data.images import enlarge, tile, to_uint8, write_png
+from rqjax.data.images import enlarge, tile, to_uint8
 from rqjax.dq.transformer import DQTransformer
 from rqjax.errors import InputError
 from rqjax.flags.sample import (
@@ -20,6 +20,7 @@ from rqjax.flags.sample import (
     FIXED_POSITIONS,
     LABEL,
     OUT,
+    OVERWRITE,
     POSITION_TEMPERATURE,
     POSITION_TOP_K,
     POSITION_TOP_P,
@@ -34,6 +35,7 @@ from rqjax.interface import Condition, Prior, Tokenizer
 from rqjax.nets.sampling import Draw
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
+from rqjax.store import outputs
 
 T = TypeVar("T")
 
@@ -42,35 +44,46 @@ def main(_: Sequence[str]) -> None:
     """Draws the images that the flags ask for."""
     if PRIOR.value is None:
         raise InputError("sample needs --prior DIR, the run directory of a prior")
+    endings = (*outputs.PICTURES, outputs.ARRAYS, outputs.FOLDER)
+    out = outputs.checked(OUT.value, endings, overwrite=OVERWRITE.value)
     run = Run.open(PRIOR.value)
     stage = run.config.stage
     if not isinstance(stage, PredictConfig):
         raise InputError(f"--prior {PRIOR.value} holds no prior: expected the run directory of one")
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
+    rows, draws = _rows(stage.model.condition), _draws(stage.model.streams)
     prior, tokenizer = run.model(ema=EMA.value), other.model()
-    rows = _rows(stage.model.condition)
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
-    draws = _draws(stage.model.streams)
     key, fixed = jax.random.key(SEED.value), FIXED_POSITIONS.value
     images = np.concatenate(list(sample(prior, tokenizer, labels, key, BATCH.value, draws, fixed_positions=fixed)))
-    out = pathlib.Path(OUT.value)
-    if out.suffix == ".npz":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(out, image=images, label=labels)
-    else:
-        columns = COUNT.value if len(rows) > 1 else min(COUNT.value, int(np.ceil(COUNT.value**0.5)))
-        write_png(out, picture(images, columns))
+    _write(out, images, labels, len(rows))
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
     for licence in dict.fromkeys([*run.licences, *other.licences]):
         print(f"licence of the weights: {licence}")
+
+
+def _write(out: pathlib.Path, images: np.ndarray, labels: np.ndarray, rows: int) -> None:
+    """Writes images as the name of `out` asks; a picture has a row for each label, a lone one a square."""
+    if outputs.is_folder(OUT.value):
+        digits = len(str(len(images)))
+        names = [f"{i:0{digits}}_label{label}.png" for i, label in enumerate(labels)]
+        outputs.write_folder(out, dict(zip(names, images, strict=True)))
+    elif out.suffix.lower() == outputs.ARRAYS:
+        outputs.write_arrays(out, arr_0=images, label=labels)
+    else:
+        count = len(images) // rows
+        outputs.write_picture(out, picture(images, count if rows > 1 else min(count, int(np.ceil(count**0.5)))))
 
 
 def _rows(condition: Condition) -> list[int]:
     """The labels of the picture's rows: those of the flag, else every class. Raises InputError for a prior of texts."""
     if condition.field == "text":
         raise InputError("this prior is led by a text, and --label gives classes: call its generate() with token ids")
-    return [_number("label", word, int) for word in LABEL.value] or list(range(condition.size))
+    rows = [_number("label", word, int) for word in LABEL.value] or list(range(condition.size))
+    if condition.field == "label":
+        condition.check(np.asarray(rows))
+    return rows
 
 
 def _draws(streams: Sequence[str]) -> list[Draw]:
@@ -92,7 +105,10 @@ def _draws(streams: Sequence[str]) -> list[Draw]:
             raise InputError(f"--{name} has {len(values)} values: give one, {many}")
     draws = [Draw(**{name: values[i % len(values)] for name, values in settings.items()}) for i in range(each)]
     own: dict[str, Any] = {name.removeprefix("position_"): value for name, value in given.items()}
-    return [*draws, dataclasses.replace(draws[0], **own)] if two else draws
+    draws = [*draws, dataclasses.replace(draws[0], **own)] if two else draws
+    for draw, stream in zip(draws, streams, strict=True):
+        draw.check(stream)
+    return draws
 
 
 def sample(

@@ -37,7 +37,7 @@ def main(_: Sequence[str]) -> None:
     if asked is not None and PRINT_CONFIG.value:
         print("\n".join(described(config_file.load(asked))))
         return
-    if asked is None or WORKDIR.value is None:
+    if asked is None or not WORKDIR.value:
         raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
     config = config_file.load(asked)
     hosts.join(FLAGS)
@@ -70,7 +70,7 @@ def train(config: Config, workdir: Path, given: Collection[str] | None = None) -
         config = config if given is None else follow.tokenizer(config, workdir, given)
         config = frozen.with_tokenizer(config, workdir)
         config.check()
-        frozen.check(config)
+        frozen.check(config, workdir)
         source = data.open_source(config.data)
         _check_classes(config.stage, source.classes)
         stage = config.stage.build(config.steps)

@@ -70,9 +70,14 @@ def threshold_for(values: Mapping[int, float], ratio: float) -> float:
 
 
 def write_thresholds(path: str | os.PathLike[str], values: Mapping[int, float], bins: str, patch: int) -> None:
-    """Saves a table as JSON: the 99 percentiles under "1".."99", and beside them its bins and its patch size."""
+    """Saves a table as JSON, see table_json."""
+    pathlib.Path(path).write_text(table_json(values, bins, patch))
+
+
+def table_json(values: Mapping[int, float], bins: str, patch: int) -> str:
+    """A table as JSON: the 99 percentiles under "1".."99", and beside them its bins and its patch size."""
     content = {"bins": bins, "patch": patch, **{str(k): float(v) for k, v in sorted(values.items())}}
-    pathlib.Path(path).write_text(json.dumps(content, indent=1) + "\n")
+    return json.dumps(content, indent=1) + "\n"
 
 
 def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> dict[int, float]:

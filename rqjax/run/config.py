@@ -50,6 +50,8 @@ class Config:
         """Raises InputError for values that cannot make a run, and for a stage that reads what its data has not."""
         names = ("steps", "max_skipped", "log_every", "preview_every", "save_every", "keep")
         at_least(1, **{f"config.{name}": getattr(self, name) for name in names})
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"config.seed is {self.seed}: expected a number of 64 bits")
         self.data.check()
         self.stage.check()
         if missing := sorted(self.stage.fields - self.data.fields):

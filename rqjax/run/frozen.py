@@ -44,8 +44,13 @@ def with_tokenizer(config: Config, workdir: Path) -> Config:
     return config
 
 
-def check(config: Config) -> None:
-    """Raises InputError if a file is missing that `load` will read; a prior's tokenizer is known by then."""
+def check(config: Config, workdir: Path) -> None:
+    """Raises InputError if something is missing that a start in `workdir` reads, but for a prior's tokenizer."""
+    if config.start_from and Run.find(workdir) is None:
+        theirs, ours = Run.open(config.start_from).config.stage.model, config.stage.model
+        if type(theirs) is not type(ours):
+            kinds = f"holds a {type(theirs).__name__}, this run trains a {type(ours).__name__}"
+            raise InputError(f"start_from={config.start_from} {kinds}: give a run of the same kind")
     if isinstance(config.stage, AutoencodeConfig) and config.stage.perceptual_weight:
         check_there(config.stage.vgg16_path)
 

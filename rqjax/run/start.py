@@ -84,10 +84,10 @@ def first_state(
     """
     if saves.latest():
         return saves.restore(placement.abstract, places)
+    source = Run.open(config.start_from) if config.start_from else Run.find(workdir)
     # runs once: on a CPU, compiling it well would take longer than running it
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     state = jax.jit(stage.init, out_shardings=placement.sharding, compiler_options=quick)(key)
-    source = Run.open(config.start_from) if config.start_from else Run.find(workdir)
     return _with_weights_of(source, state, placement, workdir) if source else state
 
 

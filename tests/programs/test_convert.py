@@ -158,7 +158,7 @@ def test_what_exists_is_never_overwritten(tmp_path, command):
         (("--from_torch", "a", "--to_torch", "b", "--out", "c"), "needs --out and one of"),
         (("--from_torch", "a", "--out", "c"), "needs --torch_config"),
         (("--to_torch", "a", "--out", "c", "--licence", "MIT"), "--licence says something about --from_torch"),
-        (("--to_torch", "nowhere", "--out", "c"), "nowhere holds no checkpoint"),
+        (("--to_torch", "nowhere", "--out", "c.pt"), "nowhere holds no checkpoint"),
     ],
 )
 def test_lines_that_mean_nothing_are_refused(words, message, command, tmp_path, monkeypatch):

@@ -35,10 +35,10 @@ def test_sample_needs_the_prior_alone(command, tiny_run, tmp_path):
     for name in ("a", "b"):
         assert command(*words, "--batch=2", f"--out={tmp_path / name}.npz")[0] == 0
     a, b = (np.load(tmp_path / f"{name}.npz") for name in ("a", "b"))
-    assert a["image"].shape == (3, 32, 32, 3)
-    assert a["image"].dtype == np.uint8
+    assert a["arr_0"].shape == (3, 32, 32, 3)
+    assert a["arr_0"].dtype == np.uint8
     assert a["label"].tolist() == [8, 8, 8]
-    assert np.array_equal(a["image"], b["image"])
+    assert np.array_equal(a["arr_0"], b["arr_0"])
 
 
 @pytest.mark.parametrize("run", ["rqvae", "rqtransformer"])

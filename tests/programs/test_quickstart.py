@@ -23,8 +23,8 @@ def test_everything_is_there_after_a_tiny_run(model, tmp_path, monkeypatch, caps
     for name, images in (("samples", 30), ("held_out_real_images", 1000)):
         assert images * accuracy[name] == pytest.approx(round(images * accuracy[name]), abs=1e-3)  # a share of them
     samples = np.load(tmp_path / "samples.npz")
-    assert samples["image"].shape == (30, 32, 32, 3)
-    assert samples["image"].dtype == np.uint8
+    assert samples["arr_0"].shape == (30, 32, 32, 3)
+    assert samples["arr_0"].dtype == np.uint8
     assert samples["label"].tolist() == np.repeat(np.arange(10), 3).tolist()
     assert Image.open(tmp_path / "samples.png").size == (2 * (3 * 33 - 1), 2 * (10 * 33 - 1))
     page = (tmp_path / "report.html").read_text()

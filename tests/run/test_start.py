@@ -91,7 +91,7 @@ def test_a_tokenizer_that_was_copied_for_nothing_goes(tmp_path):
     ],
 )
 def test_a_start_that_cannot_be_writes_nothing(field, value, message, tmp_path):
-    config = changed(**{"name": "folder" if field == "path" else "fashion_mnist", field: value})
+    config = changed(**{"name": "folder" if field == "path" else "synthetic", field: value})
     with pytest.raises(InputError, match=message):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

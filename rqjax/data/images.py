@@ -1,13 +1,14 @@
 """Pixels: uint8 NHWC in batches and files, float32 in [-1, 1] in nets."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def to_float(image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
@@ -29,6 +30,19 @@ def tile(rows: np.ndarray, gap: int = 1) -> np.ndarray:
 def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
     """A picture whose pixels are repeated `factor` times in each direction, for images too small to look at."""
     return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def named_rows(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> UInt8[np.ndarray, "h wide 3"]:
+    """A picture of equally high rows with the name of each to its left, in black on white."""
+    high = picture.shape[0] / len(names)
+    font = ImageFont.load_default(size=max(8.0, min(16.0, high / 3)))
+    margin = 8 + round(max(font.getlength(name) for name in names))
+    page = Image.new("RGB", (margin + picture.shape[1], picture.shape[0]), "white")
+    page.paste(Image.fromarray(picture), (margin, 0))
+    draw = ImageDraw.Draw(page)
+    for i, name in enumerate(names):
+        draw.text((4, (i + 0.5) * high), name, fill="black", font=font, anchor="lm")
+    return np.asarray(page)
 
 
 def write_png(path: str | pathlib.Path, picture: np.ndarray | jax.Array) -> None:

@@ -162,6 +162,9 @@ def _classes(root: pathlib.Path, files: list[str]) -> tuple[str, ...]:
     loose = next((file for file in files if "/" not in file), None)
     if folders and loose is not None:
         raise InputError(f"{root} holds images ({loose}) and class folders ({folders[0]}): move the images into one")
+    inside = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith((".", "__"))}
+    if folders and (empty := sorted(inside - set(folders))):
+        raise InputError(f"{root} has class folders without images: {', '.join(empty)}: fill them, or take them away")
     return tuple(folders) or (_ONE_CLASS,)
 
 

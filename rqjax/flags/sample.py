@@ -12,7 +12,7 @@ _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 PRIOR = _string("prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.")
 TOKENIZER = _string("tokenizer", None, "Run directory of another tokenizer with the same code grid.")
-LABEL = _list("label", [], "Class ids, one row of the picture each; all classes if not given.")
+LABEL = _list("label", [], "Names or ids of classes, one row of the picture each; all classes if not given.")
 COUNT = _integer(
     "count", 16, "Images per class (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
 )

@@ -18,6 +18,7 @@ from rqjax.flags.convert import (
 from rqjax.official import contents, documents, to_torch
 from rqjax.official.convert import first_stage, import_model
 from rqjax.run.config import to_dict
+from rqjax.run.dataset import write_class_names
 from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
@@ -109,6 +110,7 @@ def run_to_folder(path: str, out: str, *, ema: bool = True) -> None:
 
 def _write_folder(run: Run, folder: pathlib.Path, *, ema: bool = True) -> None:
     model_folder.save(folder, to_dict(run.config), {"model": run.model(ema=ema)}, run.licence)
+    write_class_names(folder, run.classes)
 
 
 def folder_to_run(source: str, out: str) -> None:

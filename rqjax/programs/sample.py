@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from rqjax.data.images import enlarge, tile, to_uint8
+from rqjax.data.images import enlarge, named_rows, tile, to_uint8
 from rqjax.dq.transformer import DQTransformer
 from rqjax.errors import InputError
 from rqjax.flags.sample import (
@@ -31,9 +31,10 @@ from rqjax.flags.sample import (
     TOP_K,
     TOP_P,
 )
-from rqjax.interface import Condition, Prior, Tokenizer
+from rqjax.interface import Prior, Tokenizer
 from rqjax.nets.sampling import Draw
 from rqjax.run.directory import Run
+from rqjax.run.labels import chosen
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
 
@@ -52,19 +53,19 @@ def main(_: Sequence[str]) -> None:
         raise InputError(f"--prior {PRIOR.value} holds no prior: expected the run directory of one")
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
-    rows, draws = _rows(stage.model.condition), _draws(stage.model.streams)
+    rows, draws = chosen(LABEL.value, stage.model.condition, run.classes), _draws(stage.model.streams)
     prior, tokenizer = run.model(ema=EMA.value), other.model()
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
     key, fixed = jax.random.key(SEED.value), FIXED_POSITIONS.value
     images = np.concatenate(list(sample(prior, tokenizer, labels, key, BATCH.value, draws, fixed_positions=fixed)))
-    _write(out, images, labels, len(rows))
+    _write(out, images, labels, [run.classes[row] if run.classes else str(row) for row in rows])
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
     for licence in dict.fromkeys([*run.licences, *other.licences]):
         print(f"licence of the weights: {licence}")
 
 
-def _write(out: pathlib.Path, images: np.ndarray, labels: np.ndarray, rows: int) -> None:
-    """Writes images as the name of `out` asks; a picture has a row for each label, a lone one a square."""
+def _write(out: pathlib.Path, images: np.ndarray, labels: np.ndarray, rows: Sequence[str]) -> None:
+    """Writes images as the name of `out` asks; a picture has a named row for each label, a lone one a square."""
     if outputs.is_folder(OUT.value):
         digits = len(str(len(images)))
         names = [f"{i:0{digits}}_label{label}.png" for i, label in enumerate(labels)]
@@ -72,18 +73,9 @@ def _write(out: pathlib.Path, images: np.ndarray, labels: np.ndarray, rows: int)
     elif out.suffix.lower() == outputs.ARRAYS:
         outputs.write_arrays(out, arr_0=images, label=labels)
     else:
-        count = len(images) // rows
-        outputs.write_picture(out, picture(images, count if rows > 1 else min(count, int(np.ceil(count**0.5)))))
-
-
-def _rows(condition: Condition) -> list[int]:
-    """The labels of the picture's rows: those of the flag, else every class. Raises InputError for a prior of texts."""
-    if condition.field == "text":
-        raise InputError("this prior is led by a text, and --label gives classes: call its generate() with token ids")
-    rows = [_number("label", word, int) for word in LABEL.value] or list(range(condition.size))
-    if condition.field == "label":
-        condition.check(np.asarray(rows))
-    return rows
+        count, several = len(images) // len(rows), len(rows) > 1
+        columns = count if several else min(count, int(np.ceil(count**0.5)))
+        outputs.write_picture(out, picture(images, columns, rows if several else ()))
 
 
 def _draws(streams: Sequence[str]) -> list[Draw]:
@@ -134,11 +126,12 @@ def sample(
         yield np.asarray(decode(tokenizer, codes))[: len(part)]
 
 
-def picture(images: np.ndarray, columns: int) -> np.ndarray:
-    """One picture of all images, `columns` in a row, small ones enlarged."""
+def picture(images: np.ndarray, columns: int, names: Sequence[str] = ()) -> np.ndarray:
+    """One picture of all images, `columns` in a row, small ones enlarged, with the rows' names if there are any."""
     missing = -len(images) % columns
     images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])
-    return enlarge(tile(rearrange(images, "(r c) ... -> r c ...", c=columns)), max(1, 64 // images.shape[1]))
+    shown = enlarge(tile(rearrange(images, "(r c) ... -> r c ...", c=columns)), max(1, 64 // images.shape[1]))
+    return named_rows(shown, names) if names else shown
 
 
 def _number(flag: str, word: str, kind: Callable[[str], T]) -> T:

@@ -13,17 +13,14 @@ from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.nets.condition import ClassCondition
 from rqjax.run import config_file, fields, follow, frozen, hosts, training_step
-from rqjax.run.config import Config, StageKind, to_dict
+from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
 from rqjax.run.notice import Notice
 from rqjax.run.skips import Skips, SkipWatch
 from rqjax.run.start import claimed, first_state
 from rqjax.run.training_step import Placement
-from rqjax.stages.classify import ClassifyConfig
-from rqjax.stages.predict import PredictConfig
 from rqjax.store.arrays import to_arrays
 from rqjax.store.checkpoint import Checkpoints, failing_disk
 from rqjax.store.remote import Path, to_path
@@ -60,7 +57,7 @@ def described(config: Config) -> list[str]:
 def train(config: Config, workdir: Path, given: Collection[str] | None = None) -> State:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
-    With the names of the fields that are `given`, others of a prior follow from its tokenizer; without, all are.
+    With the names of the fields that are `given`, others follow from a prior's tokenizer and the data, else none do.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
     Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full, Interrupted after
@@ -72,7 +69,8 @@ def train(config: Config, workdir: Path, given: Collection[str] | None = None) -
         config.check()
         frozen.check(config, workdir)
         source = data.open_source(config.data)
-        _check_classes(config.stage, source.classes)
+        config = config if given is None else follow.classes(config, workdir, source.classes, given)
+        follow.check_classes(config, workdir, source.classes)
         stage = config.stage.build(config.steps)
         placement = training_step.place(config, stage)
         with (
@@ -132,20 +130,6 @@ def _train(
         for name, reason in batches.corrupt.items():
             log.say(f"skipped {name}: {reason}")
     return state
-
-
-def _check_classes(stage: StageKind, names: Sequence[str]) -> None:
-    """Raises InputError if the data has more classes than the model that reads them."""
-    classes = len(names)
-    if isinstance(stage, ClassifyConfig):
-        classes = stage.model.classes
-    if isinstance(stage, PredictConfig) and isinstance(stage.model.condition, ClassCondition):
-        classes = stage.model.condition.classes
-    if len(names) > classes:
-        raise InputError(
-            f"the data has {len(names)} classes, stage.model.classes is {classes}: set it to {len(names)}, or take"
-            " class folders away"
-        )
 
 
 def _not_finite(workdir: Path, in_a_row: int, given_up: int, saved: int) -> RunError:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from rqjax.data.sources import Source
@@ -10,6 +11,8 @@ from rqjax.errors import InputError
 from rqjax.store.remote import Path, to_path
 
 FILE = "data.json"
+CLASSES = "classes.json"
+"""The file for names of classes alone, of a model that was trained elsewhere: in a model's folder, or a copy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +52,35 @@ class Dataset:
             )
         if now.classes != self.classes:
             raise InputError(
-                f"{workdir} was begun with the classes {_few(self.classes)} and the data has {_few(now.classes)}:"
+                f"{workdir} was begun with the classes {few(self.classes)} and the data has {few(now.classes)}:"
                 " labels would mean others; give it the same ones, or choose another --workdir"
             )
 
     def __str__(self) -> str:
-        kinds = f" of {len(self.classes)} classes: {_few(self.classes)}" if len(self.classes) > 1 else ""
+        kinds = f" of {len(self.classes)} classes: {few(self.classes)}" if len(self.classes) > 1 else ""
         return f"{self.images:,} images{kinds}"
 
 
-def _few(names: tuple[str, ...]) -> str:
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many there are if these are not all."""
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def class_names(folder: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the classes that a run directory or a model's folder keeps, by label; none if it keeps none."""
+    if dataset := Dataset.read(folder):
+        return dataset.classes
+    path = to_path(folder) / CLASSES
+    try:
+        names: Any = json.loads(path.read_text()) if path.is_file() else []
+        return tuple(map(str, names))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}): expected a list of names; delete it to go by numbers"
+        ) from error
+
+
+def write_class_names(folder: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Keeps the names of a model's classes beside it, if there are any."""
+    if names:
+        (to_path(folder) / CLASSES).write_text(json.dumps(list(names), ensure_ascii=False))

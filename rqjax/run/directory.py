@@ -10,6 +10,7 @@ import jax
 from rqjax.errors import InputError
 from rqjax.interface import TokenizerConfig
 from rqjax.run.config import Config, from_dict, to_dict
+from rqjax.run.dataset import class_names, write_class_names
 from rqjax.run.versions import places
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
@@ -105,6 +106,11 @@ class Run:
             raise InputError(f"{self.path} holds a {type(stage.model).__name__}: expected the run of a prior")
         stage.model.check_tokenizer(tokenizer.tokenizer_config)
 
+    @functools.cached_property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of the data that it was trained on, by label; none if they are not known."""
+        return class_names(self.path)
+
     @property
     def licence(self) -> str:
         """The licence recorded beside the model; empty if there is none."""
@@ -117,7 +123,8 @@ class Run:
         return list(dict.fromkeys(filter(None, (run.licence for run in runs))))
 
     def write(self, target: str | os.PathLike[str], model: object) -> None:
-        """Writes `model`, which is this run's, as a run directory with the same step, configuration and licence."""
+        """Writes `model`, which is this run's, as a run directory: same step, configuration, classes and licence."""
         with Checkpoints(target, every=1, keep=1) as saves:
             saves.save(self.step, types.SimpleNamespace(model=model), to_dict(self.config), force=True)
         model_folder.write_licence(target, self.licence)
+        write_class_names(target, self.classes)

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from rqjax.data.images import enlarge, tile, to_float, to_uint8, write_png
+from rqjax.data.images import enlarge, named_rows, tile, to_float, to_uint8, write_png
 
 
 def test_pixels_survive_the_round_trip():
@@ -22,6 +22,18 @@ def test_tile_and_enlarge():
     assert (picture[4:6] == 255).all()
     assert tile(rows, gap=0).shape == (8, 15, 3)
     assert enlarge(picture, 3).shape == (30, 57, 3)
+
+
+def test_rows_have_their_names_beside_them():
+    picture = np.full((60, 40, 3), 128, np.uint8)
+    named = named_rows(picture, ["hat", "ankle boot"])
+    margin = named.shape[1] - 40
+    assert named.shape[0] == 60
+    assert np.array_equal(named[:, margin:], picture)
+    dark = named[:, :margin].min(-1) < 100
+    assert dark[:30].any()
+    assert dark[30:].sum() > dark[:30].sum()  # the longer name
+    assert not dark[[0, 29, 30, 59]].any()  # each within its row
 
 
 def test_png_is_written_whole(tmp_path):

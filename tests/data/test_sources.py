@@ -75,6 +75,19 @@ def test_class_folders_become_labels_in_sorted_order(tmp_path):
     ]
 
 
+def test_an_empty_class_folder_is_named(tmp_path):
+    """It would shift the ids of all classes behind it, the day that it has images."""
+    for name in ("train/a/1.png", "train/c/2.png", "val/a/3.png"):
+        image(tmp_path / name)
+    for name in ("train/b", "train/__pycache__", "train/.hidden"):
+        (tmp_path / name).mkdir()
+    for split in ("train", "test"):
+        with pytest.raises(
+            InputError, match=r"train has class folders without images: b: fill them, or take them away"
+        ):
+            Folder(str(tmp_path), split, 0.5)
+
+
 def test_split_folders_share_the_classes_of_train(tmp_path):
     for name in ("train/a/1.png", "train/b/2.png", "train/c/3.png", "val/b/4.png", "val/c/5.png"):
         image(tmp_path / name)

@@ -90,8 +90,8 @@ def test_bad_input_meets_one_line(command, case, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--label=10"], "10 is out of range: this model has 10, from 0 to 9"),
-        (["--label=bag"], "--label has 'bag': expected a whole number"),
+        (["--label=10"], "10 is out of range: this prior has 10 classes, from 0 to 9"),
+        (["--label=bags"], "--label has 'bags', which is no class of this prior: did you mean Bag?"),
         (["--top_k=-1"], "top_k of depth 1 is -1: expected at least 1, or 0 to keep every code"),
         (["--top_k=3,4"], "--top_k has 2 values: give one, or one for each of 4 depths"),
         (["--top_p=0"], "top_p of depth 1 is 0.0: expected a number above 0"),

@@ -2,7 +2,6 @@ import pytest
 
 from rqjax.errors import InputError
 from rqjax.flags.sample import FLAGS
-from rqjax.nets.condition import ClassCondition, NoCondition, TextCondition
 from rqjax.nets.sampling import Draw
 from rqjax.programs import sample
 
@@ -49,13 +48,3 @@ def test_settings_that_the_streams_do_not_have_are_refused(flags, streams, words
     flags(*words)
     with pytest.raises(InputError, match=message):
         sample._draws(streams)
-
-
-def test_rows_are_classes(flags):
-    flags()
-    assert sample._rows(ClassCondition(3)) == [0, 1, 2]
-    assert sample._rows(NoCondition()) == [0]
-    flags("--label=8,3")
-    assert sample._rows(ClassCondition(10)) == [8, 3]
-    with pytest.raises(InputError, match="this prior is led by a text"):
-        sample._rows(TextCondition(16384, 32))

@@ -102,3 +102,34 @@ def test_another_kind_is_one_line(large, tmp_path, kind, message):
     with pytest.raises(InputError, match=message) as caught:
         follow.tokenizer(prior(large.get(kind, str(tmp_path / "nothing"))), tmp_path, ())
     assert "\n" not in str(caught.value)
+
+
+NAMES = ("cat", "dog", "hat")
+
+
+def test_the_number_of_classes_follows_the_data(tmp_path):
+    for variant in ("rqtransformer", "dqtransformer", "classifier"):
+        config = load_file("quickstart", variant)
+        followed = follow.classes(config, tmp_path, NAMES, {"steps"})
+        assert followed.stage.model.classes == 3
+        follow.check_classes(followed, tmp_path, NAMES)
+        assert follow.classes(config, tmp_path, (), ()) == config  # no names are known
+        follow.check_classes(config, tmp_path, ())
+        assert follow.classes(config, tmp_path, NAMES, {"stage.model.classes"}) == config
+        with pytest.raises(
+            InputError, match=r"the data has 3 classes, stage.model.classes is 10: .* give the data of all"
+        ):
+            follow.check_classes(config, tmp_path, NAMES)
+        with pytest.raises(InputError, match=r"the data has 11 classes, .*: set it to 11, .* take class folders away"):
+            follow.check_classes(config, tmp_path, [str(k) for k in range(11)])
+    for config in (load_file("imagenet_dqtransformer", "uncond"), load_file("quickstart", "rqvae")):
+        assert follow.classes(config, tmp_path, NAMES, ()) == config
+        follow.check_classes(config, tmp_path, NAMES)
+
+
+def test_a_run_that_is_resumed_keeps_its_number_of_classes(tmp_path):
+    """Earlier versions let a prior have more classes than its data."""
+    config = load_file("quickstart", "rqtransformer")
+    run_of(tmp_path / "a", config)
+    assert follow.classes(config, tmp_path / "a", NAMES, ()) == config
+    follow.check_classes(config, tmp_path / "a", NAMES)

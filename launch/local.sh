@@ -5,9 +5,11 @@
 #                                                              with DEVICES (1) fake devices; status 75 restarts them
 #   bash launch/local.sh test [PYTEST ARGUMENTS]               formatting, types and tests
 #   bash launch/local.sh pod-test [PYTEST ARGUMENTS]           the slow proofs: processes, faults, launchers, large models
-# Needs Python >= 3.11 (PYTHON names another interpreter) and a package index.
+# Needs Python >= 3.11 (PYTHON names another interpreter) and a package index. Where an NVIDIA card or a TPU answers, what
+# it needs is installed too. .venv is the checkout's; other relative paths are those of the folder that you call from.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$root/.venv
 
 fail() { printf 'launch/local.sh: %s\n' "$1" >&2; exit 2; }
 
@@ -16,13 +18,38 @@ command -v "$python" >/dev/null || fail "no $python found: install Python >= 3.1
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || fail "$("$python" --version) found, Python >= 3.11 needed: set PYTHON to one"
 
+# The extra of pyproject.toml that a word of rqjax needs on this machine; none for most on a CPU.
+extra_for() {
+  local driver
+  case $1 in
+    test | pod-test) echo dev; return ;;
+    compile) echo compile; return ;;
+  esac
+  [ -z "$processes" ] || return 0  # joined over localhost, they run on fake devices
+  if driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) && [ -n "$driver" ]; then
+    # CUDA 13 needs a driver of the 580 series
+    if [ "${driver%%.*}" -ge 580 ] 2>/dev/null; then echo cuda13; else echo cuda12; fi
+  elif compgen -G '/dev/accel[0-9]*' >/dev/null; then
+    echo tpu
+  fi
+}
+
+# Brings the package with the extra $1 into .venv, unless a stamp says that this checkout, here, has done so.
 install() {
-  stamp=.venv/installed
-  if [ -f "$stamp" ] && cmp -s "$stamp" <(cat constraints.txt pyproject.toml); then return; fi
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  echo "installing into .venv ..." >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' >&2
-  cat constraints.txt pyproject.toml > "$stamp"
+  local stamp=$venv/installed-${1:-base} wanted
+  wanted=$(echo "$root"; cat "$root/constraints.txt" "$root/pyproject.toml")
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then return; fi
+  # the programs of a checkout that was moved still point to where it was
+  if [ -f "$venv/made-in" ] && [ "$(cat "$venv/made-in")" != "$root" ]; then rm -rf "$venv"; fi
+  if ! [ -x "$venv/bin/python" ]; then
+    "$python" -c 'import ensurepip, venv' 2>/dev/null \
+      || fail "$python cannot make .venv (no ensurepip): install it (Debian, Ubuntu: apt install python3-venv), or set PYTHON"
+    "$python" -m venv "$venv"
+    echo "$root" > "$venv/made-in"
+  fi
+  echo "installing into .venv${1:+, with $1} ..." >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/constraints.txt" -e "$root${1:+[$1]}" >&2
+  echo "$wanted" > "$stamp"
 }
 
 # Ends what still runs of `pids`: gently, then not.
@@ -38,11 +65,11 @@ end_all() {
 # One run of "$@" by $processes processes. Returns the status of the first that fails; the others cannot go on then.
 together() {
   local port i ended=0 failed=0
-  port=$(.venv/bin/python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
+  port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
   pids=()
   for ((i = 0; i < processes; i++)); do
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=${DEVICES:-1} RQJAX_COORDINATOR=localhost:$port RQJAX_PROCESSES=$processes \
-      RQJAX_PROCESS_ID=$i .venv/bin/rqjax "$@" > >(trap '' TERM INT; exec sed -u "s/^/[$i] /") 2>&1 &
+      RQJAX_PROCESS_ID=$i "$venv/bin/rqjax" "$@" > >(trap '' TERM INT; exec sed -u "s/^/[$i] /") 2>&1 &
     pids+=($!)
   done
   while [ "$ended" -lt "$processes" ]; do
@@ -78,8 +105,9 @@ case ${1:-} in
   --processes=*) processes=${1#*=} && shift ;;
   --processes) processes=${2:-?} && shift && shift ;;
 esac
-[ $# -gt 0 ] || { sed -n '2,9p' "$0" | cut -c3-; exit 2; }
-install
+[ $# -gt 0 ] || { sed -n '2,10p' "$0" | cut -c3-; exit 2; }
+extra=$(extra_for "$1")
+install "$extra"
 if [ -n "$processes" ]; then
   several "$@"
   exit
@@ -87,6 +115,7 @@ fi
 case $1 in
   test)
     shift
+    cd "$root"
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .
     .venv/bin/pyrefly check
@@ -94,7 +123,8 @@ case $1 in
     ;;
   pod-test)
     shift
+    cd "$root"
     exec .venv/bin/python -m pytest -q -m slow -n 2 --dist loadscope "$@"
     ;;
-  *) exec .venv/bin/rqjax "$@" ;;
+  *) exec "$venv/bin/rqjax" "$@" ;;
 esac

@@ -1,7 +1,7 @@
 """The cost of a run on a TPU slice that is not there: `rqjax compile --config C --topology v5p:2x4x4`.
 
 Compiles the training step, or with --sample the sampler, from shapes alone, by the compiler of that TPU (libtpu, of the
-extras `dev` and `tpu`). It tells what the compiler knows: that a program fits, and its memory and collectives. The time
+extra `compile`). It tells what the compiler knows: that a program fits, and its memory and collectives. The time
 is a bound: no step is faster, and how close one comes to it is not known here.
 """
 

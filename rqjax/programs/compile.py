@@ -1,13 +1,15 @@
 """The cost of a run on a TPU slice that is not there: `rqjax compile --config C --topology v5p:2x4x4`.
 
 Compiles the training step, or with --sample the sampler, from shapes alone, by the compiler of that TPU (libtpu, of the
-extras `dev` and `tpu`). It tells what the compiler knows: that a program fits, and its memory and collectives. The time
+extra `compile`). It tells what the compiler knows: that a program fits, and its memory and collectives. The time
 is a bound: no step is faster, and how close one comes to it is not known here.
 """
 
 import contextlib
+import importlib.util
 import json
 import math
+import os
 import pathlib
 import re
 import time
@@ -138,6 +140,8 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
     if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise InputError(f"--topology is {topology!r}: expected GENERATION:SHAPE, as in v5e:4x4 or v5p:2x4x4, of one of"
                          f" {', '.join(CHIPS)}")  # fmt: skip
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise InputError("compile needs libtpu, the compiler of TPUs: `pip install 'rqjax[compile]'` brings it")
     hosts.quieten_libtpu()
     chip = CHIPS[generation]
     options = ({"num_slices": slices} if slices > 1 else {}) | ({"chip_config_name": chip.mode} if chip.mode else {})
@@ -145,7 +149,7 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
         return chip, topologies.get_topology_desc(topology, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise InputError(f"no topology {topology} ({reason}): is libtpu installed? `pip install rqjax[dev]`") from error
+        raise InputError(f"no topology {topology} ({reason}): give one that there is, as in v5e:4x4") from error
 
 
 def _step(config: Config, stage: Stage, placement: Placement) -> Program:

@@ -1,4 +1,4 @@
-"""launch/local.sh --processes, with a shell script for rqjax, so that nothing is installed."""
+"""launch/local.sh, with shell scripts for rqjax, pip and nvidia-smi, so that nothing is installed."""
 
 import os
 import signal
@@ -16,8 +16,10 @@ def local(tmp_path):
     binaries = checkout / ".venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "python").symlink_to(sys.executable)
-    stamp = (checkout / "constraints.txt").read_bytes() + (checkout / "pyproject.toml").read_bytes()
-    (checkout / ".venv" / "installed").write_bytes(stamp)
+    wanted = f"{checkout.resolve()}\n" + "".join(
+        (checkout / f).read_text() for f in ("constraints.txt", "pyproject.toml")
+    )
+    (checkout / ".venv" / "installed-base").write_text(wanted)
 
     def start(program: str, *words: str, **environ: str) -> subprocess.Popen:
         (binaries / "rqjax").write_text("#!/usr/bin/env bash\n" + program)
@@ -67,3 +69,85 @@ def test_local_processes_hear_a_sigterm_and_are_not_restarted_after_it(local, tm
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 75
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
+
+
+PYTHON = f"""#!/usr/bin/env bash
+# Python, as far as launch/local.sh needs it: `-m venv` makes a folder whose pip says what it is to install
+if [ "$1 $2" = "-c import ensurepip, venv" ]; then exit "${{NO_ENSUREPIP:-0}}"; fi
+if [ "$1 $2" != "-m venv" ]; then exec {sys.executable} "$@"; fi
+mkdir -p "$3/bin"
+printf '%s\\n' '#!/usr/bin/env bash' 'echo "pip ${{@:3}}"' > "$3/bin/python"
+printf '%s\\n' '#!/usr/bin/env bash' 'echo "$(pwd -P): $*"' > "$3/bin/rqjax"
+chmod +x "$3/bin/python" "$3/bin/rqjax"
+"""
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A callable that runs local.sh of a checkout without .venv from a folder beside it; (status, output)."""
+    checkout = check_out(tmp_path / "checkout")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    caller = tmp_path / "elsewhere"
+    caller.mkdir()
+
+    def run(*words: str, driver: str = "", **environ: str) -> tuple[int, str]:
+        answer = f"echo {driver}" if driver else "exit 9"
+        for name, text in (("python", PYTHON), ("nvidia-smi", f"#!/usr/bin/env bash\n{answer}\n")):
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        path = f"{tools}:{os.environ['PATH']}"
+        at = next(folder for folder in tmp_path.iterdir() if (folder / "launch").is_dir())
+        done = subprocess.run(
+            ["bash", str(at / "launch" / "local.sh"), *words],
+            env=dict(os.environ, PATH=path, PYTHON=str(tools / "python"), **environ),
+            cwd=caller,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    run.checkout, run.caller = checkout, caller
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "driver", "extra"),
+    [
+        (["sample"], "", ""),
+        (["sample"], "580.65.06", "[cuda13]"),
+        (["sample"], "535.104", "[cuda12]"),
+        (["compile"], "580.65.06", "[compile]"),
+        (["--processes", "2", "train"], "580.65.06", ""),
+    ],
+)
+def test_local_installs_what_a_word_needs_on_this_machine_once(bare, words, driver, extra):
+    status, out = bare(*words, driver=driver)
+    assert status == 0, out
+    [installed] = [line for line in out.splitlines() if line.startswith("pip ")]
+    assert installed.endswith(f"-c {bare.checkout}/constraints.txt -e {bare.checkout}{extra}")
+    status, out = bare(*words, driver=driver)
+    assert (status, "pip " in out) == (0, False)
+    (bare.checkout / "constraints.txt").write_text("jax==1\n")
+    assert "pip install" in bare(*words, driver=driver)[1]
+
+
+def test_local_keeps_relative_paths_those_of_its_caller(bare):
+    assert f"{bare.caller}: train --workdir runs/a" in bare("train", "--workdir", "runs/a")[1]
+
+
+def test_local_notices_that_a_checkout_was_moved(bare, tmp_path):
+    bare("sample")
+    bare.checkout.rename(tmp_path / "moved")
+    (tmp_path / "moved" / ".venv" / "old").touch()
+    assert f"-e {tmp_path}/moved" in bare("sample")[1]
+    assert not (tmp_path / "moved" / ".venv" / "old").exists()
+    assert "pip" not in bare("sample")[1]
+
+
+def test_local_says_that_python_has_no_ensurepip(bare):
+    status, out = bare("sample", NO_ENSUREPIP="1")
+    assert status == 2
+    assert out.count("\n") == 1
+    assert "no ensurepip): install it" in out

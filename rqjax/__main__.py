@@ -10,6 +10,7 @@ from absl import flags, logging
 
 import rqjax
 from rqjax.errors import INTERRUPTED, InputError, Interrupted, RunError
+from rqjax.flags import cache
 from rqjax.flags.configuration import spelled
 
 VERBS = {
@@ -61,6 +62,10 @@ def _run(verb: str, words: list[str]) -> None:
     rest = _parse(verb, described.FLAGS, words)
     if verb not in LIGHT:
         _quieten()
+    if cache.NAME in described.FLAGS:
+        from rqjax.run import compilation  # here, since it imports JAX
+
+        compilation.keep(described.FLAGS[cache.NAME].value)
     importlib.import_module(f"rqjax.programs.{verb}").main(rest)
 
 

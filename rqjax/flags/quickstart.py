@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from rqjax.flags import overwrite
+from rqjax.flags import cache, overwrite
 
 FLAGS = flags.FlagValues()
 OUT = flags.DEFINE_string(
@@ -11,3 +11,4 @@ OUT = flags.DEFINE_string(
 MODEL = flags.DEFINE_enum("model", "rq", ["rq", "dq"], "Residual or dynamic quantization.", flag_values=FLAGS)
 COUNT = flags.DEFINE_integer("count", 40, "Samples per class.", lower_bound=1, upper_bound=10_000, flag_values=FLAGS)
 OVERWRITE = overwrite.define(FLAGS)
+cache.define(FLAGS)

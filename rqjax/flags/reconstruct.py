@@ -4,7 +4,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import overwrite
+from rqjax.flags import cache, overwrite
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -15,3 +15,4 @@ COUNT = flags.DEFINE_integer(
 )
 OUT = _string("out", "reconstructions.png", "The picture (.png, .jpg, .webp): originals above, then one row a depth.")
 OVERWRITE = overwrite.define(FLAGS)
+cache.define(FLAGS)

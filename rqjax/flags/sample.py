@@ -4,7 +4,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import overwrite
+from rqjax.flags import cache, overwrite
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -39,3 +39,4 @@ OUT = _string(
     "One picture (.png, .jpg, .webp), arrays `arr_0` (images) and `label` (.npz), or a folder of single pictures.",
 )
 OVERWRITE = overwrite.define(FLAGS)
+cache.define(FLAGS)

@@ -7,7 +7,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import overwrite
+from rqjax.flags import cache, overwrite
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -20,3 +20,4 @@ BINS_FLAG = flags.DEFINE_enum("bins", "-1_1", ["0_1", "-1_1"], "The range of the
 COUNT = _integer("count", None, "Use so many images at most.", lower_bound=1)
 OUT = _string("out", "thresholds.json", "The table: 99 percentiles, bins and patch.")
 OVERWRITE = overwrite.define(FLAGS)
+cache.define(FLAGS)

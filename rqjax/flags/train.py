@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from rqjax.flags import configuration, processes
+from rqjax.flags import cache, configuration, processes
 
 FLAGS = flags.FlagValues()
 configuration.define(FLAGS)
@@ -13,3 +13,4 @@ PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every field, its value and its meaning, and do nothing else.", flag_values=FLAGS
 )
 processes.define(FLAGS)
+cache.define(FLAGS)

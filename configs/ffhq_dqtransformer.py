@@ -2,7 +2,7 @@
 
 308,884,480 parameters. Batch 240 and 100 epochs are those of the release's ImageNet file: 25,000 steps. A digest of the
 paper quotes an FID of 4.91 on FFHQ; whether this recipe gives it was not verified.
-    rqjax train --config configs/ffhq_dqtransformer.py --workdir runs/ffhq_dqtransformer \
+    rqjax train --config ffhq_dqtransformer --workdir runs/ffhq_dqtransformer \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_dqvae
 """
 

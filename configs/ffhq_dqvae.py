@@ -2,7 +2,7 @@
 
 The release ships FFHQ's threshold table but no file for it; batch 240 (8 GPUs with 30 images each) and 50 epochs are
 those of its ImageNet files. 60,000 training images: 12,500 steps. No published figure is tied to this file.
-    rqjax train --config configs/ffhq_dqvae.py --workdir runs/ffhq_dqvae \
+    rqjax train --config ffhq_dqvae --workdir runs/ffhq_dqvae \
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 

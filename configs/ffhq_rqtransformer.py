@@ -3,7 +3,7 @@
 FID 10.38 from 50,000 samples (README of the release; its YAML samples with top_k 250).
 Batch: 128 in the YAML, 16 in the paper's appendix; the variants `yaml` (default) and `paper` are these two. Training
 of the paper was stopped at epoch 39 of 200. Hardware: 4 A100, a day. 200 epochs of 60,000 images: 93,800 steps.
-    rqjax train --config configs/ffhq_rqtransformer.py --workdir runs/ffhq_rqtransformer \
+    rqjax train --config ffhq_rqtransformer --workdir runs/ffhq_rqtransformer \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/ffhq_rqvae
 """
 
@@ -17,6 +17,11 @@ from rqjax.stages.predict import PredictConfig
 
 BATCH = {"yaml": 128, "paper": 16}
 EPOCH = {"yaml": 469, "paper": 3_750}  # steps: 60,000 images
+VARIANTS = {
+    "yaml": "batch 128, as in the release's file",
+    "paper": "batch 16, as in the paper's appendix",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "yaml") -> Config:

@@ -2,7 +2,7 @@
 
 Hardware of the paper: 4 A100 with 32 images each. 150 epochs of 60,000 images at batch 128: 70,350 steps.
 Data: a folder of the 60,000 training images of VQ-GAN's split. LPIPS needs torchvision's vgg16-397923af.pth.
-    rqjax train --config configs/ffhq_rqvae.py --workdir runs/ffhq_rqvae \
+    rqjax train --config ffhq_rqvae --workdir runs/ffhq_rqvae \
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 

@@ -3,7 +3,7 @@
 Variants `uncond` (308,884,480 parameters) and `class` (313,999,360), both on the tokenizer dual_entropy. No weights
 and no FID of these files were published. AdamW at 5e-4 without warm-up, batch 240 (8 GPUs with 30 images each),
 100 epochs: 533,900 steps.
-    rqjax train --config configs/imagenet_dqtransformer.py:class --workdir runs/imagenet_dqtransformer \
+    rqjax train --config imagenet_dqtransformer:class --workdir runs/imagenet_dqtransformer \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_dqvae
 """
 
@@ -16,6 +16,11 @@ from rqjax.stages.predict import PredictConfig
 
 CLASSES = {"uncond": 0, "class": 1000}
 EPOCH = 5_339  # steps: 1,281,167 images in batches of 240
+VARIANTS = {
+    "class": "314M parameters, led by the class",
+    "uncond": "309M parameters",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "class") -> Config:

@@ -8,7 +8,7 @@
 
 The README gives rFID 1.6968 for dual_entropy, whose published weights had 10 epochs on 4 A100; its command, and this
 file, have 50 epochs on 8 GPUs with 30 images each: batch 240, rate 240 x 4.5e-6, 266,950 steps.
-    rqjax train --config configs/imagenet_dqvae.py:dual_feature --workdir runs/imagenet_dqvae \
+    rqjax train --config imagenet_dqvae:dual_feature --workdir runs/imagenet_dqvae \
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
@@ -33,6 +33,12 @@ MODELS = {
     ),
 }
 EPOCH = 5_339  # steps: 1,281,167 images in batches of 240
+VARIANTS = {
+    "dual_feature": "16x16 and 32x32 codes, routed by features",
+    "dual_entropy": "the same, routed by the entropy of patches",
+    "triple": "8x8, 16x16 and 32x32 codes, routed by features",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "dual_feature") -> Config:

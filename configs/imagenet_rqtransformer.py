@@ -12,7 +12,7 @@ Where sources disagree: dropout of 3800m is 0.1 in the YAML (by default) and 0.3
 top_k 16384 and top_p 0.92 in the YAML (the previews here), 256 and 0.95 in the published bundles of 480m and 1400m.
 Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (480m, 800m) or 8 images a GPU; that is
 --config.stage.accumulate=16 (32 for 1400m, 64 for 3800m). Here microbatches are larger: each gathers all weights once.
-    rqjax train --config configs/imagenet_rqtransformer.py:1400m --workdir runs/imagenet_1400m \
+    rqjax train --config imagenet_rqtransformer:1400m --workdir runs/imagenet_1400m \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/imagenet_rqvae
 """
 
@@ -30,6 +30,13 @@ MODELS = {
     "3800m": RQTransformerConfig(dim=2560, body_layers=42, head_layers=6, classes=1000, dropout=0.3),
 }
 EPOCH = 626  # steps: 1,281,167 images in batches of 2048
+VARIANTS = {
+    "1400m": "1,387,529,728 parameters",
+    "480m": "480,921,088 parameters",
+    "800m": "820,899,328 parameters",
+    "3800m": "3,822,488,064 parameters",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "1400m") -> Config:

@@ -3,7 +3,7 @@
 Variants: `10epochs` (YAML and paper; rFID 4.73 on the 50,000 validation images) and `50epochs` (rFID 3.20; no file of
 it was published, and how its rate was scheduled is not known: here only the number of epochs differs).
 Hardware of the paper: 4 A100 with 32 images each. An epoch of 1,281,167 images at batch 128 has 10,010 steps.
-    rqjax train --config configs/imagenet_rqvae.py --workdir runs/imagenet_rqvae \
+    rqjax train --config imagenet_rqvae --workdir runs/imagenet_rqvae \
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
@@ -16,6 +16,11 @@ from rqjax.stages.autoencode import AutoencodeConfig
 
 EPOCHS = {"10epochs": 10, "50epochs": 50}
 EPOCH = 10_010  # steps: 1,281,167 images in batches of 128
+VARIANTS = {
+    "10epochs": "of the release's file and the paper",
+    "50epochs": "rFID 3.20; only the number of epochs differs",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "10epochs") -> Config:

@@ -5,7 +5,7 @@ FID from 50,000 samples: cat 8.64, bedroom 3.04, church 7.45. Church overfits: a
 Where sources disagree about church: batch 256 in the YAML, 2048 in the paper; the variant `church` is the YAML,
 `church-paper` the paper. Sampling: top_k 250 in all YAMLs (the previews here), 1400 in paper and bundle of church.
 Epochs: cat and bedroom 100 at batch 2048, church 300. Hardware of the paper: 4 A100 with microbatches of 32.
-    rqjax train --config configs/lsun_rqtransformer.py:cat --workdir runs/cat_rqtransformer \
+    rqjax train --config lsun_rqtransformer:cat --workdir runs/cat_rqtransformer \
         --config.data.path=FOLDER --config.stage.tokenizer_path=runs/cat_rqvae
 """
 
@@ -25,6 +25,13 @@ RUNS = {
     "church-paper": (SMALL, 2048, 300 * 62),
 }
 """The model, the batch and the steps: epochs, times the steps of one."""
+VARIANTS = {
+    "cat": "612M parameters",
+    "bedroom": "612M parameters",
+    "church": "370M parameters, batch 256 as in the release's file",
+    "church-paper": "370M parameters, batch 2048 as in the paper",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "cat") -> Config:

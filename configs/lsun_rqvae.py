@@ -5,7 +5,7 @@ has 1 epoch in YAML and paper, 3 in that bundle. Variants `cat`, `church`, `bedr
 `cat-yaml`, `church-yaml`, `bedroom-yaml` the YAMLs. With 4e-5, a third party's church came out well below the released
 tokenizer. No warm-up; the discriminator starts anew, as the published checkpoint has none.
 Images: 1,657,266 (cat), 126,227 (church), 3,033,042 (bedroom), centrally cropped, never mirrored; batch 128.
-    rqjax train --config configs/lsun_rqvae.py:cat --workdir runs/cat_rqvae --config.start_from=runs/imagenet_rqvae \
+    rqjax train --config lsun_rqvae:cat --workdir runs/cat_rqvae --config.start_from=runs/imagenet_rqvae \
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
@@ -24,6 +24,15 @@ STEPS = {
     "church-yaml": 987,
     "bedroom-yaml": 23_696,
 }
+VARIANTS = {
+    "cat": "cat, as in the bundle and the paper",
+    "church": "church, as in the bundle and the paper",
+    "bedroom": "bedroom, as in the bundle and the paper",
+    "cat-yaml": "cat, as in the release's file",
+    "church-yaml": "church, as in the release's file",
+    "bedroom-yaml": "bedroom, as in the release's file",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "cat") -> Config:

@@ -5,7 +5,7 @@ Variants: `rqvae` and `rqtransformer`, `dqvae` and `dqtransformer` (a prior need
     rqjax quickstart --out runs/quickstart
     rqjax quickstart --model dq --out runs/dq
 One alone:
-    rqjax train --config configs/quickstart.py:rqvae --workdir runs/a
+    rqjax train --config quickstart:rqvae --workdir runs/a
 RQ: an image becomes a 4x4 map of stacks of 4 codes out of 128. DQ: of its 4x4 regions the 8 with the highest entropy
 get 4 codes out of 256, the others one: 40 codes.
 """
@@ -91,6 +91,14 @@ DQTRANSFORMER = DQTransformerConfig(
     dtype="float32",
     remat=False,
 )
+VARIANTS = {
+    "rqvae": "a 4x4 map of stacks of 4 codes",
+    "rqtransformer": "the prior of these codes",
+    "dqvae": "regions of one code or four",
+    "dqtransformer": "the prior of these codes",
+    "classifier": "the judge of the samples",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "rqvae") -> Config:

@@ -14,6 +14,11 @@ from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 
 LENGTHS = {"length32": 32, "length64": 64}
+VARIANTS = {
+    "length32": "captions of 32 tokens",
+    "length64": "captions of 64 tokens",
+}
+"""Names, the default first, for `rqjax configs`."""
 
 
 def get_config(variant: str = "length32") -> Config:

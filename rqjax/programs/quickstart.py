@@ -24,6 +24,7 @@ from rqjax.programs.sample import picture, sample
 from rqjax.programs.train import train
 from rqjax.quantize import perplexity, usage
 from rqjax.quantize.dynamic import code_count
+from rqjax.run import devices
 from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
 from rqjax.run.log import read_metrics
@@ -47,6 +48,7 @@ def main(_: Sequence[str]) -> None:
     # the page is written last: without it, the same command goes on
     outputs.checked(str(out / "report.html"), (".html",), overwrite=OVERWRITE.value)
     _use_two_cores()
+    devices.say()
     clock = _Clock()
     tokenizer, prior = f"{MODEL.value}vae", f"{MODEL.value}transformer"
     configs = {name: load_file("quickstart", name) for name in (tokenizer, prior, "classifier")}

@@ -33,6 +33,7 @@ from rqjax.flags.sample import (
 )
 from rqjax.interface import Prior, Tokenizer
 from rqjax.nets.sampling import Draw
+from rqjax.run import devices
 from rqjax.run.directory import Run
 from rqjax.run.labels import chosen
 from rqjax.stages.predict import PredictConfig
@@ -54,6 +55,7 @@ def main(_: Sequence[str]) -> None:
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
     rows, draws = chosen(LABEL.value, stage.model.condition, run.classes), _draws(stage.model.streams)
+    devices.say()
     prior, tokenizer = run.model(ema=EMA.value), other.model()
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
     key, fixed = jax.random.key(SEED.value), FIXED_POSITIONS.value

@@ -1,4 +1,4 @@
-"""Trains one stage: `rqjax train --config configs/quickstart.py:rqvae --workdir runs/a --config.steps=400`."""
+"""Trains one stage: `rqjax train --config quickstart:rqvae --workdir runs/a --config.steps=400`."""
 
 import contextlib
 from collections.abc import Collection, Sequence
@@ -13,7 +13,7 @@ from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.run import config_file, fields, follow, frozen, hosts, training_step
+from rqjax.run import config_file, devices, fields, follow, frozen, hosts, training_step
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
@@ -38,6 +38,7 @@ def main(_: Sequence[str]) -> None:
         raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
     config = config_file.load(asked)
     hosts.join(FLAGS)
+    devices.say()
     try:
         state = train(config, to_path(WORKDIR.value), asked.given)
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)

@@ -1,5 +1,11 @@
 """The list of configurations, and of the fields of one."""
 
+import inspect
+import runpy
+
+import pytest
+
+from rqjax.errors import InputError
 from rqjax.flags.configuration import Asked
 from rqjax.run import config_file
 from rqjax.run.config import load_file
@@ -24,3 +30,15 @@ def test_configs_lists_all(command):
     for config in shipped():
         assert config.title
         assert f"{config.name}  {config.title}" in out
+
+
+@pytest.mark.parametrize("config", shipped(), ids=lambda config: config.name)
+def test_variants_are_those_of_the_file_and_the_first_is_the_default(config):
+    default = inspect.signature(runpy.run_path(str(config.path))["get_config"]).parameters["variant"].default
+    assert default == next(iter(config.variants), "")
+    for variant, meaning in config.variants.items():
+        assert meaning
+        assert load_file(config.name, variant)
+    with pytest.raises(InputError) as caught:
+        load_file(config.name, "nonsense")
+    assert all(variant in str(caught.value) for variant in config.variants)

@@ -54,6 +54,12 @@ def make_quantizer(sizes, dim, depth=3):
     return QuantizerConfig(codebook_size=sizes, depth=depth).init(jax.random.key(9), dim)
 
 
+def with_embed(quantizer, embed):
+    """A quantizer of one codebook with other vectors in it."""
+    book = dataclasses.replace(quantizer.codebooks[0], embed=jnp.asarray(embed))
+    return dataclasses.replace(quantizer, codebooks=(book,))
+
+
 def tokenizer_with(quantizer) -> RQVAE:
     """A tokenizer of which nothing but the quantizer is there: all that sampling reads."""
     return dataclasses.replace(jax.eval_shape(tokenizer_config().init, jax.random.key(0)), quantizer=quantizer)
@@ -78,9 +84,7 @@ def load(golden, name):
     if rqvae := case.meta["rqvae"]:
         size, dim = rqvae["hparams"]["n_embed"], rqvae["hparams"]["embed_dim"]
         embed = jnp.asarray(case.array("quantizer.codebooks.0.weight", (size + 1, dim)))[:size]
-        quantizer = make_quantizer((size,), dim, config.depth)
-        book = dataclasses.replace(quantizer.codebooks[0], embed=embed)
-        quantizer = dataclasses.replace(quantizer, codebooks=(book,))
+        quantizer = with_embed(make_quantizer((size,), dim, config.depth), embed)
     labels = jnp.asarray(case.data["cond"], jnp.int32)
     state_dict = case.state_dict()
     state_dict.pop("tok_emb.offsets", None)

@@ -43,9 +43,11 @@ def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, rngs=rngs)
 
 
-def dense(inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1) -> nnx.LinearGeneral:
+def dense(
+    inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1, bias: bool = True
+) -> nnx.LinearGeneral:
     """A linear layer over one or several axes, with the transformer's initialisation."""
-    return nnx.LinearGeneral(inputs, outputs, axis=axis, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
+    return nnx.LinearGeneral(inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
 
 
 def attention(
@@ -86,6 +88,8 @@ class BlockSettings:
     dropout: float = 0.0  # of both branches
     attention_dropout: float = 0.0  # of attention's probabilities
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
+    attention_bias: bool = True  # of attention's four linear layers
+    mlp_bias: bool = True
     qk_norm: bool = False  # queries and keys of each head are normalised, with a learned scale (ViT-22B)
     # two-dimensional rotary positions: tokens in front, rows and columns of the grid behind them; None: none
     rope: tuple[int, int, int] | None = None
@@ -101,15 +105,16 @@ class Block(nnx.Module):
     def __init__(self, *, dim: int, heads: int, settings: BlockSettings, rngs: nnx.Rngs):
         split, dtype = (heads, dim // heads), settings.dtype
         self.norm1 = layer_norm(dim, rngs)
-        self.query, self.key, self.value = (dense(dim, split, dtype, rngs) for _ in range(3))
-        self.proj = dense(split, dim, dtype, rngs, axis=(-2, -1))
+        bias = settings.attention_bias
+        self.query, self.key, self.value = (dense(dim, split, dtype, rngs, bias=bias) for _ in range(3))
+        self.proj = dense(split, dim, dtype, rngs, axis=(-2, -1), bias=bias)
         if settings.qk_norm:
             self.query_norm, self.key_norm = (
                 nnx.LayerNorm(split[1], epsilon=1e-6, use_bias=False, dtype=jnp.float32, rngs=rngs) for _ in range(2)
             )
         self.norm2 = layer_norm(dim, rngs)
-        self.up = dense(dim, 4 * dim, dtype, rngs)
-        self.down = dense(4 * dim, dim, dtype, rngs)
+        self.up = dense(dim, 4 * dim, dtype, rngs, bias=settings.mlp_bias)
+        self.down = dense(4 * dim, dim, dtype, rngs, bias=settings.mlp_bias)
         self.settings = settings
 
     def __call__(
@@ -155,13 +160,16 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """Equal layers; each parameter has a leading layer axis, so the compiled program doesn't grow with their number."""
+    """Equal layers; each parameter has a leading layer axis, so the compiled program doesn't grow with their number.
+
+    A stack of no layers has no parameters, and returns its input.
+    """
 
     def __init__(self, layers: int, dim: int, heads: int, block: BlockSettings, remat: bool, rngs: nnx.Rngs):
         def make(key: Array) -> Block:
             return Block(dim=dim, heads=heads, settings=block, rngs=Rngs(key))
 
-        self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers))
+        self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers)) if layers else None
         self.layers = layers
         self.remat = remat
         self.dtype = block.dtype
@@ -174,6 +182,8 @@ class Stack(nnx.Module):
         `mask` says which positions may be attended to among the present and past ones (query axis first).
         `remat` recomputes each layer in the backward pass.
         """
+        if not self.layers:
+            return x
         causal = _causal(x.shape[1])
         mask = causal if mask is None else causal & mask
 
@@ -190,11 +200,15 @@ class Stack(nnx.Module):
 
         Their matrices are in the compute dtype already.
         """
+        if self.blocks is None:
+            return ()
         blocks = in_compute_dtype(self.blocks, self.dtype)
         return tuple(jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(self.layers))
 
     def init_caches(self, batch: int, length: int) -> tuple[Cache, ...]:
         """Empty caches for `length` positions, one per layer."""
+        if self.blocks is None:
+            return ()
         layers, _, heads, size = self.blocks.query.kernel.shape
         empty = constrain(jnp.zeros((batch, length, heads, size), self.dtype), "data", None, "model", None)
         return tuple(Cache(empty, empty) for _ in range(layers))
@@ -204,6 +218,8 @@ def prefill(
     blocks: tuple[Block, ...], x: Float[Array, "b n dim"], caches: tuple[Cache, ...]
 ) -> tuple[Float[Array, "b n dim"], tuple[Cache, ...]]:
     """The outputs of the first `n` positions at once, and the caches that hold them."""
+    if not blocks:
+        return x, caches
     n, length = x.shape[1], caches[0].keys.shape[1]
     return _extend(blocks, x, caches, 0, jnp.pad(_causal(n), ((0, 0), (0, 0), (0, length - n))))
 
@@ -212,6 +228,8 @@ def decode(
     blocks: tuple[Block, ...], x: Float[Array, "b 1 dim"], caches: tuple[Cache, ...], index: Index
 ) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
     """The output of one more position, at `index`, which sees those up to its own, and the caches that hold it."""
+    if not blocks:
+        return x, caches
     return _extend(blocks, x, caches, index, jnp.arange(caches[0].keys.shape[1])[None, None] <= index)
 
 

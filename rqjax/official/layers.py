@@ -27,9 +27,10 @@ ORDER = (
 
 def stack_entries(key: str, path: str, shapes: Shapes) -> Iterator[Entry]:
     """The entries of a stack of transformer blocks: official ones by layer, ours with a first axis of layers."""
-    for layer in range(shapes[f"{path}/norm1/scale"][0]):
+    for layer in range(shapes.get(f"{path}/norm1/scale", (0,))[0]):
         for theirs, ours in BLOCK.items():
-            yield from layer_entries(f"{key}.{layer}.{theirs}", f"{path}/{ours}", shapes, layer)
+            inputs = 2 if ours == "proj" else 1  # it joins the heads: its inputs are heads and features
+            yield from layer_entries(f"{key}.{layer}.{theirs}", f"{path}/{ours}", shapes, layer, inputs)
 
 
 def autoencoder_entries(

@@ -8,10 +8,17 @@ import numpy as np
 from rqjax.errors import InputError
 from rqjax.official.layers import stack_entries
 from rqjax.official.section import AGREE, Section
+from rqjax.rq.network import BlockConfig
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 from rqjax.torchfile.table import Entry, StateDict, layer_entries, shapes_of
 
 FLAGS = ("input_emb_vqvae", "head_emb_vqvae", "cumsum_depth_ctx", "shared_tok_emb", "shared_cls_emb")
+NAMES = {
+    **{"codebook_size": "vocab_size", "dim": "embed_dim", "embedding_dropout": "embd_pdrop"},
+    **{"body_heads": "body.block.n_head", "dropout": "body.block.resid_pdrop"},
+    **{"head_heads": "head.block.n_head", "attention_dropout": "body.block.attn_pdrop"},
+}
+"""The options, by our fields, that errors of our check may be about."""
 OFFSETS = "tok_emb.offsets"
 """Where each depth's rows begin in the one table of embeddings: known from the sizes of the codebooks."""
 
@@ -28,10 +35,8 @@ def rqtransformer_config(arch: object) -> RQTransformerConfig:
     dim, flags = top.whole("embed_dim"), top.take(lambda section, key: section.flag(key, False), *FLAGS)
     # the official head sums over depths in the branch of the tokenizer's vectors alone
     flags["cumsum_depth_ctx"] &= flags["head_emb_vqvae"]
-    body, body_block = _stack(top.section("body"), "body", dim)
-    head, head_block = _stack(top.section("head"), "head", dim)
-    if body_block != head_block:
-        raise InputError(f"the blocks of body and head have {body_block} and {head_block}: they must be equal")
+    body, head = top.section("body"), top.section("head")
+    body_block, head_block = _block(body, dim), _block(head, dim)
     reads_codes = flags["input_emb_vqvae"] or flags["head_emb_vqvae"]
     config = RQTransformerConfig(
         code_shape=(height, width),
@@ -40,16 +45,19 @@ def rqtransformer_config(arch: object) -> RQTransformerConfig:
         dim=dim,
         input_dim=top.whole("input_embed_dim", None if reads_codes else dim),
         embedding_dropout=top.number("embd_pdrop", 0.0),
+        body_layers=body.whole("n_layer", least=0),
+        body_heads=body.section("block").whole("n_head"),
+        head_layers=head.whole("n_layer", least=0),
+        head_heads=head.section("block").whole("n_head"),
+        head_block=None if head_block == body_block else BlockConfig(**head_block),
         dtype="float32",
         remat=False,
         **flags,
         **_condition(top),
-        **body,
-        **head,
         **body_block,
     )
     top.finish()
-    config.check()
+    top.check(config.check, **NAMES)
     return config
 
 
@@ -63,14 +71,17 @@ def _condition(top: Section) -> dict[str, Any]:
     return {"classes": size if size > 1 else 0}
 
 
-def _stack(stack: Section, name: str, dim: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Layers and heads of a stack, and what its blocks must have in common with the other's."""
+def _block(stack: Section, dim: int) -> dict[str, Any]:
+    """The fields of a BlockConfig that the blocks of a stack make."""
     block = stack.section("block")
     block.expect(AGREE, embed_dim=dim)
-    block.expect(mlp_bias=True, attn_bias=True)
-    shared = {"dropout": block.number("resid_pdrop", 0.1), "attention_dropout": block.number("attn_pdrop", 0.0)}
-    shared["sigmoid_gelu"] = block.text("gelu", "v1", choices=("v1", "v2")) == "v2"
-    return {f"{name}_layers": stack.whole("n_layer"), f"{name}_heads": block.whole("n_head")}, shared
+    return {
+        "dropout": block.number("resid_pdrop", 0.1),
+        "attention_dropout": block.number("attn_pdrop", 0.0),
+        "sigmoid_gelu": block.text("gelu", "v1", choices=("v1", "v2")) == "v2",
+        "attention_bias": block.flag("attn_bias", True),
+        "mlp_bias": block.flag("mlp_bias", True),
+    }
 
 
 def entries(model: RQTransformer) -> Iterator[Entry]:

@@ -1,5 +1,6 @@
 """One section of an official configuration file: options are read by name and kind, and none is left unread."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -110,6 +111,14 @@ class Section:
         for key, expected in values.items():
             if (found := self._value(key, None if required else expected)) != expected:
                 raise self._wrong(key, found, f"{expected!r}, {why}")
+
+    def check(self, check: Callable[[], None], **names: str) -> None:
+        """A check of a configuration of ours; its errors name this section's options where `names` has ours=theirs."""
+        try:
+            check()
+        except InputError as error:
+            words = re.compile(rf"\b({'|'.join(names)})\b")
+            raise InputError(words.sub(lambda found: self._name(names[found[0]]), str(error))) from None
 
     def _unread(self) -> list[str]:
         within = [name for section in self._sections.values() for name in section._unread()]

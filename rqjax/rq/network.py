@@ -16,9 +16,20 @@ from rqjax.nets.init import DTYPES
 from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, dropout, layer_norm
 
 
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
+class BlockConfig:
+    """The options of a stack's layers that those of the other stack may have otherwise."""
+
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
+    attention_bias: bool = True  # of attention's four linear layers
+    mlp_bias: bool = True
+
+
 @dataclasses.dataclass(kw_only=True)
-class NetworkConfig:
-    """The part of an RQ-Transformer's configuration that makes its network.
+class NetworkConfig(BlockConfig):
+    """The part of an RQ-Transformer's configuration that makes its network; its own BlockConfig is the body's.
 
     It is unconditional (`classes` and `text_vocab` 0), conditional on a class, or on a text of `text_length` tokens.
     Published models have all five of the flags from `input_emb_vqvae` on set.
@@ -41,10 +52,8 @@ class NetworkConfig:
     cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
     shared_tok_emb: bool = True
     shared_cls_emb: bool = True  # one classifier for all depths
+    head_block: BlockConfig | None = None  # the options of the head's layers; None: those of the body's
     embedding_dropout: float = 0.0
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
     qk_norm: bool = False  # normalised queries and keys; no official form
     rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
     dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
@@ -65,16 +74,19 @@ class NetworkConfig:
         return tuple(self.codebook_size) * (self.depth if len(self.codebook_size) == 1 else 1)
 
     @property
-    def block(self) -> BlockSettings:
-        """The settings of the body's layers; those of the head have no rope: depths lie on no grid."""
-        return BlockSettings(
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            sigmoid_gelu=self.sigmoid_gelu,
-            qk_norm=self.qk_norm,
-            rope=(self.condition.length, *self.code_shape) if self.rope else None,
-            dtype=DTYPES[self.dtype],
-        )
+    def body_settings(self) -> BlockSettings:
+        """The settings of the body's layers."""
+        rope = (self.condition.length, *self.code_shape) if self.rope else None
+        return dataclasses.replace(self._settings(self), rope=rope)
+
+    @property
+    def head_settings(self) -> BlockSettings:
+        """The settings of the head's layers, which have no rope: depths lie on no grid."""
+        return self._settings(self.head_block or self)
+
+    def _settings(self, options: BlockConfig) -> BlockSettings:
+        own = {field.name: getattr(options, field.name) for field in dataclasses.fields(BlockConfig)}
+        return BlockSettings(**own, qk_norm=self.qk_norm, dtype=DTYPES[self.dtype])
 
 
 class Classifier(nnx.Module):
@@ -117,7 +129,7 @@ class RQTransformerNetwork(nnx.Module):
     """
 
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
-        c, dim, sizes, block = config, config.dim, config.sizes, config.block
+        c, dim, sizes, dtype = config, config.dim, config.sizes, DTYPES[config.dtype]
         self.pos_emb_cond = nnx.Param(NORMAL(rngs.params(), (c.condition.length, dim)))
         self.pos_emb_hw = nnx.Param(NORMAL(rngs.params(), (math.prod(c.code_shape), dim)))
         self.pos_emb_d = nnx.Param(NORMAL(rngs.params(), (c.depth, dim)))
@@ -126,15 +138,14 @@ class RQTransformerNetwork(nnx.Module):
             rows = max(sizes) if c.shared_tok_emb else sum(sizes)
             self.tok_emb = nnx.Embed(rows, dim, embedding_init=NORMAL, rngs=rngs)
         if c.input_emb_vqvae:
-            self.input_mlp = dense(c.input_dim, dim, block.dtype, rngs)
+            self.input_mlp = dense(c.input_dim, dim, dtype, rngs)
         if c.head_emb_vqvae:
-            self.head_mlp = dense(c.input_dim, dim, block.dtype, rngs)
-        of_head = dataclasses.replace(block, rope=None)
-        self.body = Stack(c.body_layers, dim, c.body_heads, block, c.remat, rngs)
-        self.head = Stack(c.head_layers, dim, c.head_heads, of_head, c.remat, rngs)
-        self.classifier = Classifier(dim, sizes, c.shared_cls_emb, block.dtype, rngs)
+            self.head_mlp = dense(c.input_dim, dim, dtype, rngs)
+        self.body = Stack(c.body_layers, dim, c.body_heads, c.body_settings, c.remat, rngs)
+        self.head = Stack(c.head_layers, dim, c.head_heads, c.head_settings, c.remat, rngs)
+        self.classifier = Classifier(dim, sizes, c.shared_cls_emb, dtype, rngs)
         if c.condition.length > 1:
-            self.cond_classifier = Classifier(dim, (c.condition.size,), True, block.dtype, rngs)
+            self.cond_classifier = Classifier(dim, (c.condition.size,), True, dtype, rngs)
         self.input_emb_vqvae, self.head_emb_vqvae = c.input_emb_vqvae, c.head_emb_vqvae
         self.cumsum_depth_ctx, self.embedding_dropout = c.cumsum_depth_ctx, c.embedding_dropout
         self.offsets = tuple(0 if c.shared_tok_emb else sum(sizes[:d]) for d in range(c.depth))

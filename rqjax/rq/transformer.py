@@ -47,8 +47,9 @@ class RQTransformerConfig(NetworkConfig):
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        names = ("code_shape", "depth", "codebook_size", "dim", "input_dim", "body_layers", "head_layers", "loss_chunk")
-        at_least(1, **{name: getattr(self, name) for name in (*names, "body_heads", "head_heads")})
+        names = ("code_shape", "depth", "codebook_size", "dim", "input_dim", "body_heads", "head_heads", "loss_chunk")
+        at_least(1, **{name: getattr(self, name) for name in names})
+        at_least(0, body_layers=self.body_layers, head_layers=self.head_layers)
         if len(self.codebook_size) not in (1, self.depth):
             raise InputError(
                 f"codebook_size has {len(self.codebook_size)} sizes for depth {self.depth}: give one, or one a depth"
@@ -62,6 +63,8 @@ class RQTransformerConfig(NetworkConfig):
         if self.text_vocab and self.text_length < 2:
             raise InputError(f"text_length is {self.text_length}: a model with a text_vocab needs at least 2")
         rates(embedding_dropout=self.embedding_dropout, dropout=self.dropout, attention_dropout=self.attention_dropout)
+        if (head := self.head_block) is not None:
+            rates(**{"head_block.dropout": head.dropout, "head_block.attention_dropout": head.attention_dropout})
         one_of(DTYPES, dtype=self.dtype)
         one_of(TARGETS, target=self.target)
         if self.temperature <= 0:

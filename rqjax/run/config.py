@@ -14,6 +14,7 @@ from rqjax.interface import TokenizerConfig
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.network import BlockConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.shipped import FOLDERS
@@ -85,7 +86,7 @@ RESUMABLE = (
 end of the schedule; train prints a note)."""
 
 _MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RQTransformerConfig, RQVAEConfig)
-_PARTS = (DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
+_PARTS = (BlockConfig, DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *typing.get_args(StageKind), *_MODELS, *_PARTS)}
 
 

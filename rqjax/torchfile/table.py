@@ -41,11 +41,13 @@ def shapes_of(tree: object) -> dict[str, tuple[int, ...]]:
     return {path: tuple(array.shape) for path, array in to_arrays(tree).items()}
 
 
-def layer_entries(key: str, path: str, shapes: Shapes, layer: int | EllipsisType = ...) -> Iterator[Entry]:
+def layer_entries(
+    key: str, path: str, shapes: Shapes, layer: int | EllipsisType = ..., inputs: int = 1
+) -> Iterator[Entry]:
     """The entries of a linear layer, convolution, normalisation or embedding: its weight, and its bias if it has one.
 
-    A linear layer of ours may have its outputs or its inputs split by heads. With `layer` its arrays at `path` hold
-    all layers of a stack, this one among them.
+    A linear layer of ours may have its outputs or its inputs split by heads: the first `inputs` axes of its kernel are
+    inputs. With `layer` its arrays at `path` hold all layers of a stack, this one among them.
     """
     found = {leaf: shapes[f"{path}/{leaf}"] for leaf in LEAVES if f"{path}/{leaf}" in shapes}
     if layer is not ...:
@@ -55,8 +57,7 @@ def layer_entries(key: str, path: str, shapes: Shapes, layer: int | EllipsisType
         if leaf == "kernel" and len(ours) == 4:
             shape, axes = tuple(ours[axis] for axis in np.argsort(CONV)), CONV
         elif leaf == "kernel":
-            outputs = math.prod(found["bias"]) if "bias" in found else ours[-1]
-            shape, axes = (outputs, math.prod(ours) // outputs), LINEAR
+            shape, axes = (math.prod(ours[inputs:]), math.prod(ours[:inputs])), LINEAR
         elif leaf == "bias":
             shape = (math.prod(ours),)
         yield Entry(f"{key}.{LEAVES[leaf]}", f"{path}/{leaf}", shape, axes, layer)

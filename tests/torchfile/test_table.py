@@ -18,7 +18,7 @@ SHAPES = shapes_of(LIKE)
 ENTRIES = [
     *layer_entries("conv", "conv", SHAPES),
     *(entry for i in range(2) for entry in layer_entries(f"blocks.{i}.query", "query", SHAPES, i)),
-    *layer_entries("proj", "proj", SHAPES),
+    *layer_entries("proj", "proj", SHAPES, inputs=2),
     *layer_entries("norm", "norm", SHAPES),
     Entry("book.weight", "book/embed", (9, 4), rows=slice(8)),
     Entry("book.weight", "book/padding", (9, 4), rows=8),

@@ -46,9 +46,18 @@ def main() -> None:
         _run(verb, words)
     except (InputError, RunError) as error:
         _refuse(str(error), status=2 if isinstance(error, InputError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}: choose another file or folder, or open this one to you")
     except Interrupted as error:
         _say(str(error))
         sys.exit(INTERRUPTED)  # all processes of a run have saved
+    except (MemoryError, RuntimeError) as error:  # JAX's error for a device whose memory is full is a RuntimeError
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = _one_line(error)[:160]
+        _refuse(f"{verb}: not enough memory ({reason}): take smaller batches, or fewer images", status=1)
     except KeyboardInterrupt:
         _refuse(f"{verb}: interrupted", INTERRUPTED)
 

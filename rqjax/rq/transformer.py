@@ -88,8 +88,9 @@ class RQTransformerConfig(NetworkConfig):
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises InputError if the codes of a tokenizer of this configuration are not those that the prior models."""
+        follows = self.following(tokenizer)  # first: it refuses another family's
         theirs = tokenizer.quantizer
-        for name, value in (self.following(tokenizer) | {"codebook_size": theirs.sizes}).items():
+        for name, value in (follows | {"codebook_size": theirs.sizes}).items():
             mine = self.sizes if name == "codebook_size" else getattr(self, name)
             if (tuple(mine) if isinstance(value, tuple) else mine) != value:
                 raise InputError(f"the prior's {name} is {mine}, the tokenizer has {value}: make them equal")

@@ -1,6 +1,7 @@
 """The console script: `rqjax VERB --flag ...`."""
 
 import importlib
+import io
 import logging as python_logging
 import os
 import sys
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 import rqjax
-from rqjax.errors import INTERRUPTED, InputError, Interrupted, RunError
+from rqjax.errors import INTERRUPTED, InputError, Interrupted, RunError, printable
 from rqjax.flags import cache
 from rqjax.flags.configuration import spelled
 
@@ -32,6 +33,9 @@ def main() -> None:
     """Runs the verb in sys.argv[1] on the rest of the line; exits with 2 and one line on input that cannot be used,
     with 1 and one line if a run cannot go on, with 130 and one line after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever a file is called, its name can be printed
     verb, words = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
     if verb in ("", "-h", "--help", "help"):
         print("usage: rqjax VERB [--flag=value ...]      rqjax VERB --help lists its flags\n")
@@ -125,7 +129,7 @@ def _report_unraisable(error: Any) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"rqjax: {message}", file=sys.stderr)
+    print(f"rqjax: {printable(message)}", file=sys.stderr)
 
 
 def _refuse(message: str, status: int = 2) -> NoReturn:

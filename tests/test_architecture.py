@@ -6,20 +6,21 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
-SPINE = {"errors", "checks", "mesh", "interface"}
+SPINE = {"errors", "checks", "files", "mesh", "interface"}
 MODELS = SPINE | {"nets", "quantize"}
 STAGES = MODELS | {"data", "optim"}
 RUN = STAGES | {"stages", "rq", "dq", "store", "torchfile"}
 ALLOWED = {
     "errors": set(),
+    "files": {"errors"},
     "flags": set(),
     "quantize": set(),
     "cost": set(),
     "checks": {"errors"},
     "mesh": {"errors"},
     "optim": {"checks", "mesh", "errors"},
-    "data": {"checks", "mesh", "errors"},
-    "store": {"mesh", "errors"},
+    "data": {"checks", "files", "mesh", "errors"},
+    "store": {"files", "mesh", "errors"},
     "nets": {"mesh", "errors"},
     "interface": {"nets", "quantize"},
     "torchfile": {"nets", "store", "errors"},

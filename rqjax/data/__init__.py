@@ -1,5 +1,6 @@
 """Image files and prepared sets to global batches."""
 
 from rqjax.data.pipeline import DataConfig, Stream, batches, examples, open_source, rows_of_batches
+from rqjax.data.walk import skipped
 
-__all__ = ["DataConfig", "Stream", "batches", "examples", "open_source", "rows_of_batches"]
+__all__ = ["DataConfig", "Stream", "batches", "examples", "open_source", "rows_of_batches", "skipped"]

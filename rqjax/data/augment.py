@@ -1,19 +1,30 @@
 """Encoded bytes to pixels: decode to RGB, scale, crop, flip."""
 
+import contextlib
 import dataclasses
+import functools
 import io
+import threading
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, RunError, printable
+from rqjax.files import patiently
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Square = UInt8[np.ndarray, "{size} {size} 3"]  # of the argument `size`
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+"""Those that are decoded, whatever a file is called: one of Pillow's forty others runs the program in the file."""
+LARGE = 2**25
+"""Pixels from which one image at a time is decoded, since a few bytes may stand for a gigabyte of pixels."""
+LEAST_SIDE, LONGEST = 4, 64
+"""An image with fewer pixels on a side is not enlarged, and none that is so many times longer than it is high."""
 GIVE_UP = 100  # unreadable images in a row
+_one_at_a_time = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,16 +41,18 @@ def decode(data: bytes, draft: int = 0) -> Image.Image:
     """An upright RGB image from the bytes of a file; transparency lies over white, of an animation the first frame.
 
     With `draft` > 0 a JPEG may come out at 1/2, 1/4 or 1/8 of its size, its shorter side still at least `draft` pixels:
-    the decoder then skips the frequencies that a resize would throw away. Any exception means that the file is damaged.
+    the decoder then skips the frequencies that a resize would throw away. Any exception but MemoryError means that the
+    file is damaged, or of another format than FORMATS.
     """
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(f"{image.width}x{image.height} exceeds Pillow's limit of {limit} pixels")
     if draft and image.format == "JPEG":
         image.draft(None, (draft, draft))
-    image.load()
-    return _upright(_rgb(image), image)
+    with _one_at_a_time if image.width * image.height > LARGE else contextlib.nullcontext():
+        image.load()
+        return _upright(_rgb(image), image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -60,10 +73,16 @@ def _upright(image: Image.Image, tagged: Image.Image) -> Image.Image:
 
 
 def scale(image: Image.Image, side: int, resample: str) -> Image.Image:
-    """The image with its shorter side scaled to `side` pixels, antialiased; the longer one is rounded down."""
-    shorter = min(image.size)
+    """The image with its shorter side scaled to `side` pixels, antialiased; the longer one is rounded down.
+
+    Raises ValueError for an image that would have to be enlarged and is too small for it, or a line.
+    """
+    shorter, longer = sorted(image.size)
     if shorter == side:
         return image
+    if shorter < side and (shorter < LEAST_SIDE or longer > LONGEST * shorter):
+        expected = f"expected {LEAST_SIDE} pixels at least, and at most {LONGEST} times as many on the other side"
+        raise ValueError(f"{image.width}x{image.height} is no image to enlarge: {expected}")
     width, height = (side if x == shorter else int(side * x / shorter) for x in image.size)
     return image.resize((width, height), FILTERS[resample])
 
@@ -126,7 +145,8 @@ class Loader:
 
     A damaged file raises InputError if `on_corrupt` is "stop". Else the next readable one in the order of the source
     takes its place, or with `replace` false the element has nothing but "corrupt". An image smaller than the crop
-    always raises InputError, since a wrong configuration is no damage.
+    always raises InputError, since a wrong configuration is no damage. Errors of the machine that may pass are no
+    damage either: they raise RunError if they stay, so that a batch never depends on them.
     """
 
     source: Any
@@ -158,12 +178,13 @@ class Loader:
         corrupt: dict[str, str] = {}
         for index in range(wanted, wanted + min(len(self.source), GIVE_UP)):
             index %= len(self.source)
+            name = self.source.name(index)
             try:
-                example = self.source[index]
-                image = pixels(example["image"], self.side, self.resample, self.draft)
-                return index, image, example["label"], corrupt
+                return index, *patiently(functools.partial(self._read, index), printable(name)), corrupt
+            except RunError:
+                raise
             except Exception as error:  # decoders raise nearly everything on damaged bytes
-                name, reason = self.source.name(index), " ".join(f"{type(error).__name__}: {error}".split())
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 if self.on_corrupt == "stop":
                     raise InputError(
                         f"{name} cannot be read ({reason}): mend it, or set data.on_corrupt=skip"
@@ -175,6 +196,10 @@ class Loader:
         raise InputError(
             f"{len(corrupt)} images in a row cannot be read, the first {name} ({reason}): look at the files"
         )
+
+    def _read(self, index: int) -> tuple[Pixels, int]:
+        example = self.source[index]
+        return pixels(example["image"], self.side, self.resample, self.draft), example["label"]
 
     def _crop(self, image: Pixels, generator: np.random.Generator) -> np.ndarray:
         if self.crop == "random":

@@ -11,13 +11,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from rqjax.data.walk import EXTENSIONS, image_files
 from rqjax.errors import InputError
+from rqjax.files import read_regular
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SPLITS = ("train", "test", "validation", "all")
 _HELD_OUT = {"test": ("test", "val", "validation"), "validation": ("val", "validation", "test")}
 _ONE_CLASS = "images"
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+FILE_BYTES = 2**29
+"""The largest image file, enough for the pixels of any that is decoded."""
 Record = dict[str, bytes | int | np.ndarray]
 """An example: fields by name."""
 
@@ -27,6 +30,7 @@ class Source(Protocol):
     """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}."""
 
     classes: tuple[str, ...]
+    left_out: dict[str, str]  # names of what lies there and is not read: the reason
 
     def __len__(self) -> int: ...
 
@@ -44,6 +48,7 @@ class Arrays:
     label: Int[np.ndarray, "n"]
     classes: tuple[str, ...]
     title: str
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -75,6 +80,7 @@ class Synthetic:
 
     def __init__(self, count: int, classes: int, size: int, split: str):
         self.count, self.size, self.split = count, size, split
+        self.left_out: dict[str, str] = {}
         self.classes = tuple(str(k) for k in range(classes))
 
     def __len__(self) -> int:
@@ -97,7 +103,8 @@ class Folder:
     `split` picks the sub-folder train, val, validation or test where `path` holds nothing but such ones. With no
     second one, about a share `holdout` of the files is held out: those whose path has a small hash, whichever other
     files there are. The classes are always those of the training images. Sub-folders of a class folder are searched
-    too, hidden ones are not. Raises InputError for a missing or empty folder, and for images beside class folders.
+    too, hidden ones are not; links are followed, and no folder is read twice. `left_out` names what looks like an image
+    and is none that can be read. Raises InputError for a missing or empty folder, and for images beside class folders.
     """
 
     def __init__(self, path: str, split: str, holdout: float):
@@ -105,8 +112,11 @@ class Folder:
         if not top.is_dir():
             raise InputError(f"data.path {path!r} is not a folder: give a folder of images, or of class folders")
         folders = _split_folders(top)
-        self.classes = _classes(top / folders[0], _files(top / folders[0]))
-        found = [(top / folder, file) for folder in _chosen(top, folders, split) for file in _files(top / folder)]
+        chosen = _chosen(top, folders, split)
+        inside = {folder: image_files(top / folder) for folder in dict.fromkeys([folders[0], *chosen])}
+        self.classes = _classes(top / folders[0], inside[folders[0]][0])
+        self.left_out = {path: reason for folder in chosen for path, reason in inside[folder][1].items()}
+        found = [(top / folder, file) for folder in chosen for file in inside[folder][0]]
         if len(folders) == 1 and split != "all":
             found = [(root, file) for root, file in found if _held_out(file, holdout) == (split != "train")]
         if not found:
@@ -120,7 +130,7 @@ class Folder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Record:
-        return {"image": pathlib.Path(self.paths[index]).read_bytes(), "label": int(self.labels[index])}
+        return {"image": read_regular(self.paths[index], FILE_BYTES), "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -128,7 +138,7 @@ class Folder:
 
 def _split_folders(top: pathlib.Path) -> list[str]:
     """The sub-folders that are splits, train first; [""] if the folder is not laid out in splits."""
-    inside = {entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith(".")}
+    inside = {name for name in os.listdir(top) if not name.startswith(".") and os.path.isdir(top / name)}
     # a data set may have a class called "train": only other splits beside it make it a split
     if "train" in inside and inside <= {"train", *_HELD_OUT["test"]}:
         return ["train", *sorted(inside - {"train"})]
@@ -144,17 +154,6 @@ def _chosen(top: pathlib.Path, folders: list[str], split: str) -> list[str]:
     if name is None:
         raise InputError(f"{top} has no folder for split {split!r}: make {top / 'val'}")
     return [name]
-
-
-def _files(root: pathlib.Path) -> list[str]:
-    """Paths of images below `root`, with forward slashes, sorted by name whatever order the disk gives."""
-    found = []
-    for folder, inside, names in os.walk(root, followlinks=True):
-        inside[:] = [name for name in inside if not name.startswith((".", "__"))]
-        below = pathlib.Path(folder).relative_to(root)
-        chosen = [name for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
-        found += [(below / name).as_posix() for name in chosen]
-    return sorted(found)
 
 
 def _classes(root: pathlib.Path, files: list[str]) -> tuple[str, ...]:
@@ -194,6 +193,7 @@ class Prepared:
         builder = _builder(dataset, path)
         info, features = builder.info, builder.info.features
         self.title = f"{info.name}/{split}"
+        self.left_out: dict[str, str] = {}
         if "array_record" not in {file_format.value for file_format in info.available_file_formats()}:
             raise InputError(
                 f"{builder.data_dir} is prepared as {info.file_format.value}, expected array_record: {_HOW}"

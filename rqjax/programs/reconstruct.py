@@ -36,10 +36,10 @@ def _images(path: str, count: int, size: int) -> UInt8[np.ndarray, "b h w 3"]:
     source = data.DataConfig(name="folder", path=path, split="all", resize=size, size=size, batch=count)
     with data.examples(source, count) as batches:
         found = [batch["image"] for batch in batches]
+    for line in data.skipped({**batches.source.left_out, **batches.corrupt}):
+        print(line)
     if not found:
         raise batches.nothing()
-    for name, reason in batches.corrupt.items():
-        print(f"left out {name}: {reason}")
     return found[0]
 
 

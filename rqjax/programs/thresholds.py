@@ -27,6 +27,8 @@ def main(_: Sequence[str]) -> None:
     entropy = jax.jit(lambda image: patch_entropy(to_float(image), PATCH.value, BINS_FLAG.value))
     with data.examples(settings, COUNT.value) as batches:
         entropies = [np.asarray(entropy(batch["image"])).reshape(-1) for batch in batches]
+    for line in data.skipped({**batches.source.left_out, **batches.corrupt}):
+        print(line)
     if not entropies:
         raise batches.nothing()
     table = thresholds(np.concatenate(entropies))

@@ -104,7 +104,7 @@ def _train(
     skips, watch = Skips.none(), SkipWatch(config.max_skipped)
     _write_parameters(workdir, placement)
     log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
-    log.say(f"{workdir}: {Dataset.of(source)}")
+    log.say(*data.skipped(source.left_out), f"{workdir}: {Dataset.of(source)}")
     log.say(f"{workdir}: {_size(placement)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
     with (
         contextlib.closing(log),
@@ -128,8 +128,7 @@ def _train(
                 if not notice.interrupted:
                     log.say(f"{workdir}: told to leave, saved step {step}")
                 break
-        for name, reason in batches.corrupt.items():
-            log.say(f"skipped {name}: {reason}")
+        log.say(*data.skipped(batches.corrupt))
     return state
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
+from rqjax.errors import printable
 from rqjax.run.copies import Copies
 from rqjax.run.tensorboard import Board
 from rqjax.store.remote import Path, in_bucket, to_path
@@ -62,10 +63,10 @@ class Log:
             if self._primary:
                 self._board.image(name, np.concatenate(list(pictures), axis=1), step)
 
-    def say(self, text: str) -> None:
-        """Prints one line, on the first host."""
-        if self._primary:
-            _tell(text)
+    def say(self, *lines: str) -> None:
+        """Prints lines, on the first host: each stays one, whatever foreign names stand in it."""
+        for line in lines if self._primary else ():
+            _tell(printable(line))
 
     def close(self) -> None:
         """Flushes and closes the files: each, even if the disk does not take the rest of another."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import Array, Key
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.interface import Stage, State
 from rqjax.run import frozen, hosts
 from rqjax.run.config import PATHS, RESUMABLE, Config, differences, from_dict, to_dict
@@ -35,7 +35,7 @@ def claimed(workdir: Path, config: Config, dataset: Dataset) -> Generator[None]:
         if stored.find(workdir):
             for line in _compared(workdir, config, dataset):
                 if hosts.primary():
-                    print(line, flush=True)
+                    print(printable(line), flush=True)
         elif hosts.primary() and frozen.left_over(workdir):
             epath.Path(workdir / TOKENIZER).rmtree()
         if hosts.primary():

@@ -4,10 +4,9 @@ import mmap
 import os
 from typing import Any
 
-from rqjax.errors import DAMAGED, InputError
+from rqjax.errors import DAMAGED, InputError, printable
 from rqjax.store.atomic import replacing
 from rqjax.torchfile.archive import read_archive
-from rqjax.torchfile.foreign import printable
 from rqjax.torchfile.legacy import read_legacy
 from rqjax.torchfile.pickles import nesting
 from rqjax.torchfile.write import write_archive

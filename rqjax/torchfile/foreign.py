@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from rqjax.errors import printable
+
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Foreign:
@@ -25,9 +27,4 @@ class Foreign:
         self.items.extend(items)
 
     def __repr__(self) -> str:
-        return f"<Foreign {printable(self.module)}.{printable(self.name)}>"
-
-
-def printable(text: object, length: int = 60) -> str:
-    """Text from a file as a message may show it: at most `length` characters, escaped where they are not printable."""
-    return repr(str(text)[:length])[1:-1]
+        return f"<Foreign {printable(self.module, 60)}.{printable(self.name, 60)}>"

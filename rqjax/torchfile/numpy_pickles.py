@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from rqjax.errors import InputError
-from rqjax.torchfile.foreign import Foreign, printable
+from rqjax.errors import InputError, printable
+from rqjax.torchfile.foreign import Foreign
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 
@@ -28,7 +28,9 @@ def _dtype(foreign: object) -> np.dtype:
         ):
             return np.dtype(order + code)
         case Foreign(arguments=(str() as code, *_)):
-            raise InputError(f"it holds a NumPy array of {printable(code)!r}, expected numbers: save it without that")
+            raise InputError(
+                f"it holds a NumPy array of {printable(code, 60)!r}, expected numbers: save it without that"
+            )
     raise TypeError("a NumPy array has no type")
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rqjax.errors import DAMAGED, InputError
+from rqjax.errors import DAMAGED, InputError, printable
 from rqjax.store.dtypes import STORAGES
-from rqjax.torchfile.foreign import Foreign, printable
+from rqjax.torchfile.foreign import Foreign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Storages:
             case _:
                 raise TypeError("a persistent id is not that of a storage")
         if storage.kind not in STORAGES:
-            raise InputError(f"it holds a {printable(storage.kind)}, expected dense tensors: convert it with PyTorch")
+            raise InputError(
+                f"it holds a {printable(storage.kind, 60)}, expected dense tensors: convert it with PyTorch"
+            )
         if len(key) > 100 or not 0 <= length < 2**60:
             raise ValueError("the key of a storage is too long, or its length is no count")
         if key not in self.loaded:

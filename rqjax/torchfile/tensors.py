@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.store.dtypes import DTYPES
 from rqjax.torchfile import numpy_pickles
-from rqjax.torchfile.foreign import printable
 from rqjax.torchfile.pickles import SUBCLASSES
 
 EXPANDED_BYTES = 2**23
@@ -60,7 +59,7 @@ def _tensor_v3(
     """A tensor of an element type that has no storage of its own, over a storage of bytes."""
     name = dtype.removeprefix("torch.") if isinstance(dtype, str) else getattr(dtype, "name", None)
     if not isinstance(name, str) or name not in DTYPES:
-        raise InputError(f"it holds a tensor of type {printable(name)}, expected one of {', '.join(DTYPES)}")
+        raise InputError(f"it holds a tensor of type {printable(name, 60)}, expected one of {', '.join(DTYPES)}")
     if not isinstance(storage, np.ndarray) or storage.dtype != np.uint8 or storage.ndim != 1:
         raise TypeError("the storage of a tensor is not bytes")
     whole = storage[: storage.size - storage.size % DTYPES[name].itemsize].view(DTYPES[name])

@@ -1,3 +1,4 @@
+import errno
 import io
 import pathlib
 
@@ -7,8 +8,11 @@ from PIL import Image
 
 from rqjax.data import augment
 from rqjax.data.pipeline import DataConfig, batches, examples, rows_of_batches
-from rqjax.errors import InputError
+from rqjax.errors import InputError, RunError
+from rqjax.files import PAUSES
 from rqjax.mesh import make_mesh
+
+PASSING = (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT, errno.ECONNRESET)
 
 
 def config(**changes) -> DataConfig:
@@ -121,6 +125,72 @@ def test_random_crops_reach_both_ends():
     image = np.broadcast_to(np.arange(6, dtype=np.uint8)[:, None, None], (6, 6, 3))
     starts = {int(augment.random_crop(image, 4, generator)[0, 0, 0]) for _ in range(60)}
     assert starts == {0, 1, 2}
+
+
+# --- hostility
+
+
+def test_only_the_documented_formats_are_decoded(tmp_path, monkeypatch):
+    """Where Pillow may choose the format, PostScript in a .png runs: a stand-in for its interpreter would tell."""
+    interpreter = tmp_path / "gs"
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
+    others = [encoded(photograph(8, 8), kind) for kind in ("gif", "tiff", "ppm", "ico", "pcx", "tga")]
+    for file in (program, *others):
+        with pytest.raises(Image.UnidentifiedImageError):
+            augment.decode(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_scaled_size_is_bounded_before_it_is_made():
+    for width, height in ((1_000_000, 1), (1, 1), (2, 3), (3, 5000), (4, 300)):
+        file = encoded(Image.new("1", (width, height)), "png")
+        with pytest.raises(ValueError, match=f"{width}x{height} is no image to enlarge"):
+            augment.pixels(file, 32, "bilinear")
+    assert augment.pixels(encoded(Image.new("1", (4, 256)), "png"), 32, "bilinear").shape == (2048, 32, 3)
+    assert augment.pixels(encoded(Image.new("1", (3, 500)), "png"), 2, "bilinear").shape == (333, 2, 3)
+
+
+class Failing:
+    """A source whose first readings of an image fail as its errors say."""
+
+    classes, left_out = ("images",), {}
+
+    def __init__(self, *errors: Exception):
+        self.errors = list(errors)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict:
+        if self.errors and not index:
+            raise self.errors.pop(0)
+        return {"image": np.full((8, 8, 3), index, np.uint8), "label": index}
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
+
+def loaded(source: Failing) -> dict:
+    given = {"size": 8, "side": 0, "draft": 0, "resample": "bilinear", "crop": "center", "min_scale": 1.0}
+    load = augment.Loader(source=source, mirror=False, on_corrupt="skip", replace=True, **given)
+    return load(0, np.random.default_rng(0))
+
+
+def test_errors_that_pass_are_waited_for_and_never_count_as_corrupt_images(monkeypatch):
+    waited = []
+    monkeypatch.setattr("rqjax.files.time.sleep", waited.append)
+    for error in (*(OSError(number, "x") for number in PASSING), MemoryError()):
+        found = loaded(Failing(error, error))
+        assert (found["index"], found["corrupt"]) == (0, {})
+    assert waited == list(PAUSES[:2]) * (len(PASSING) + 1)
+    with pytest.raises(RunError, match=r"image 0 cannot be read, tried 4 times .* Input/output error.*goes on"):
+        loaded(Failing(*[OSError(errno.EIO, "Input/output error")] * 4))
+    for error in (FileNotFoundError(errno.ENOENT, "gone"), OSError("broken data stream"), ValueError("x")):
+        found = loaded(Failing(error))
+        assert (found["index"], list(found["corrupt"])) == (1, ["image 0"])
 
 
 # --- damage

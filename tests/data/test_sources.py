@@ -1,4 +1,5 @@
 import io
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from PIL import Image
 
 from rqjax.data.pipeline import DataConfig, examples
 from rqjax.data.sources import FASHION_MNIST, Arrays, Folder, Synthetic, fashion_mnist
+from rqjax.data.walk import skipped
 from rqjax.errors import InputError
 
 
@@ -138,6 +140,48 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path):
     image(tmp_path / "cat" / "2.png")
     with pytest.raises(InputError, match=r"images \(1\.png\) and class folders \(cat\)"):
         Folder(str(tmp_path), "train", 0.0)
+
+
+def test_folders_are_read_once_and_what_is_no_regular_image_is_named(tmp_path):
+    image(tmp_path / "cat" / "1.png")
+    image(tmp_path / "dog" / "2.png")
+    for link in ("a", "b"):  # to itself: 2**40 ways to the same files, for who follows them all
+        (tmp_path / "cat" / link).symlink_to(tmp_path)
+    (tmp_path / "ant").symlink_to(tmp_path / "dog")  # a class by another name: the folder proper is taken
+    (tmp_path / "cat" / "l1.png").symlink_to("l2.png")
+    (tmp_path / "cat" / "l2.png").symlink_to("l1.png")
+    (tmp_path / "cat" / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "cat" / "device.png").symlink_to("/dev/zero")
+    (tmp_path / "cat" / "good.png").symlink_to("1.png")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    for name in ("x.tif", "y.TIF", "z.gif", "notes.txt"):
+        (tmp_path / "dog" / name).write_bytes(b"x")
+    source = Folder(str(tmp_path), "train", 0.0)
+    assert source.classes == ("cat", "dog")
+    assert names(source) == ["1.png", "good.png", "2.png"]
+    found = {pathlib.Path(name).relative_to(tmp_path).as_posix(): reason for name, reason in source.left_out.items()}
+    again, many = "leads to a folder that is read already", "Too many levels of symbolic links"
+    assert found == {
+        "ant": again,
+        "cat/a": again,
+        "cat/b": again,
+        "cat/device.png": "is a device, expected a regular file",
+        "cat/gone.png": "No such file or directory",
+        "cat/l1.png": many,
+        "cat/l2.png": many,
+        "dog": "1 .gif, 2 .tif not read, expected .jpg .jpeg .png .webp .bmp",
+        "dog/pipe.png": "is a pipe, expected a regular file",
+    }
+    os.unlink(source.paths[0])
+    os.mkfifo(source.paths[0])  # what became a pipe since is not waited for
+    with pytest.raises(ValueError, match="a pipe, expected a regular file"):
+        source[0]
+
+
+def test_what_was_skipped_is_named_and_counted_in_a_bounded_number_of_lines():
+    assert skipped({}) == []
+    assert skipped({"a\x1b[2J": "no\nimage"}) == [r"skipped a\x1b[2J: no\nimage"]
+    assert skipped({str(i): "x" for i in range(99)}, 2) == ["skipped 0: x", "skipped 1: x", "skipped 99 in all"]
 
 
 # --- prepared data sets --------------------------------------------------------------------------------------------

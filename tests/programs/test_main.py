@@ -148,3 +148,24 @@ def test_ctrl_c_is_one_line(command, monkeypatch, error, words):
     assert status == 130
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_images_that_cannot_be_read_are_named_and_counted(command, tiny_run, tmp_path):
+    words = (
+        "reconstruct",
+        f"--tokenizer={tiny_run('rqvae')}",
+        f"--images={tmp_path}",
+        f"--out={tmp_path / 'o' / 'x.png'}",
+    )
+    (tmp_path / "a\x1b[2J.png").write_bytes(b"")
+    (tmp_path / "b.png").write_text("<html>")
+    status, out, error = command(*words)
+    assert status == 2
+    assert "none of the images can be read" in error
+    assert r"a\x1b[2J.png" in out
+    assert "skipped 2 in all" in out
+    Image.new("RGB", (40, 50)).save(tmp_path / "c.png")
+    status, out, _ = command(*words)
+    assert status == 0
+    assert "skipped 2 in all" in out
+    assert "1 images of 32x32" in out

@@ -5,6 +5,7 @@ import hashlib
 import importlib.resources
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -114,7 +115,7 @@ class Folder:
         folders = _split_folders(top)
         chosen = _chosen(top, folders, split)
         inside = {folder: image_files(top / folder) for folder in dict.fromkeys([folders[0], *chosen])}
-        self.classes = _classes(top / folders[0], inside[folders[0]][0])
+        self.classes = _classes(top / folders[0], *inside[folders[0]])
         self.left_out = {path: reason for folder in chosen for path, reason in inside[folder][1].items()}
         found = [(top / folder, file) for folder in chosen for file in inside[folder][0]]
         if len(folders) == 1 and split != "all":
@@ -156,12 +157,13 @@ def _chosen(top: pathlib.Path, folders: list[str], split: str) -> list[str]:
     return [name]
 
 
-def _classes(root: pathlib.Path, files: list[str]) -> tuple[str, ...]:
+def _classes(root: pathlib.Path, files: list[str], left_out: Collection[str]) -> tuple[str, ...]:
     folders = sorted({file.split("/")[0] for file in files if "/" in file})
     loose = next((file for file in files if "/" not in file), None)
     if folders and loose is not None:
         raise InputError(f"{root} holds images ({loose}) and class folders ({folders[0]}): move the images into one")
-    inside = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith((".", "__"))}
+    inside = {name for name in os.listdir(root) if not name.startswith((".", "__")) and os.path.isdir(root / name)}
+    inside -= {name for name in inside if os.path.islink(root / name) and str(root / name) in left_out}
     if folders and (empty := sorted(inside - set(folders))):
         raise InputError(f"{root} has class folders without images: {', '.join(empty)}: fill them, or take them away")
     return tuple(folders) or (_ONE_CLASS,)

@@ -48,6 +48,10 @@ def main() -> None:
         _refuse(f"unknown verb {verb!r}: expected one of {', '.join(VERBS)}")
     try:
         _run(verb, words)
+    except BrokenPipeError:
+        if verb not in LIGHT:
+            raise
+        os._exit(1)  # the reader of the list has seen enough
     except (InputError, RunError) as error:
         _refuse(str(error), status=2 if isinstance(error, InputError) else 1)
     except OSError as error:

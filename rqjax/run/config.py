@@ -55,11 +55,22 @@ class Config:
             raise InputError(f"config.seed is {self.seed}: expected a number of 64 bits")
         self.data.check()
         self.stage.check()
+        self._check_size()
         if missing := sorted(self.stage.fields - self.data.fields):
             raise InputError(
                 f"the stage reads the field {missing[0]!r} of a batch, and data.name={self.data.name} gives"
                 f" {', '.join(sorted(self.data.fields))}: choose data with it, or a model that does not read it"
             )
+
+    def _check_size(self) -> None:
+        """Refuses images of another size than the tokenizer's, which reads and makes them."""
+        seen = {"tokenizer": self.stage.tokenizer} if isinstance(self.stage, PredictConfig) else {}
+        seen |= {"model": self.stage.model} if isinstance(self.stage, AutoencodeConfig) else {}
+        for name, model in seen.items():
+            if model is not None and model.resolution != self.data.size:
+                raise InputError(
+                    f"data.size is {self.data.size} and stage.{name}.resolution is {model.resolution}: make them equal"
+                )
 
 
 PATHS = ("data.path", "start_from", "stage.tokenizer_path", "stage.vgg16_path")

@@ -106,3 +106,10 @@ def test_fields_that_do_not_exist_or_take_the_value_are_refused(field):
         config_file.load(Asked("quickstart:rqvae", (field,)))
     assert WRONG[field] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_images_of_another_size_than_the_nets_are_refused():
+    for variant, name in (("rqvae", "model"), ("dqtransformer", "tokenizer")):
+        config = config_file.load(Asked(f"quickstart:{variant}", ("data.size=64", "data.resize=64")))
+        with pytest.raises(InputError, match=f"data.size is 64 and stage.{name}.resolution is 32: make them equal"):
+            config.check()

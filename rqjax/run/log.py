@@ -89,22 +89,36 @@ def _tell(text: str) -> None:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[Line]:
-    """The lines of a run's metrics.jsonl, in order of step."""
-    path = to_path(workdir) / FILE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """The lines of a run's metrics.jsonl that can be read, in order of step; none if there is no such file.
+
+    A run is not stopped by its curve: lines that were cut off or damaged are left out, whatever bytes they hold.
+    """
+    return sorted(_readable(to_path(workdir) / FILE), key=lambda line: line["step"] or 0)
+
+
+def _readable(path: Path) -> list[Line]:
+    """The lines of a file of metrics that are what `Log.scalars` writes."""
+    lines = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            values = json.loads(line, parse_constant=lambda word: None)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and type(values.get("step")) is int and all(map(_is_metric, values.values())):
+            lines.append(values)
+    return lines
+
+
+def _is_metric(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (number and abs(value) < sys.float_info.max)
 
 
 def _continue(path: pathlib.Path, start: int) -> TextIO:
-    """Opens the file for appending, without the lines of steps that will be run again or were cut off."""
-    kept = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            if json.loads(line)["step"] <= start:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+    """Opens the file for appending, without the lines of steps that will be run again or cannot be read."""
+    kept = [line for line in _readable(path) if (line["step"] or 0) <= start]
     fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(line + "\n" for line in kept))
+    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
     fresh.replace(path)
     return path.open("a")
 

@@ -1,4 +1,5 @@
 import json
+import random
 
 import numpy as np
 
@@ -27,3 +28,34 @@ def test_lines_survive_a_restart_without_doubles(tmp_path, capsys):
     assert "step  4/10  loss 4" in out
     assert "images/s" in out
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+DAMAGED = [
+    b'{"step": 2, "lo',
+    b"\xff\xfe\x00{",
+    b"[1, 2]",
+    b'{"loss": 1.0}',
+    b'{"step": "2", "loss": 1.0}',
+    b'{"step": true}',
+    b'{"step": 2, "loss": "high"}',
+    b'{"step": 2, "loss": [1.0]}',
+    b'{"step": 2, "loss": 1e999}',
+    b"[" * 100_000,
+    b"1" * 5000,
+    b"null",
+    b"",
+]
+
+
+def test_no_bytes_stop_a_resumption_or_a_reader(tmp_path):
+    whole = [b'{"step": 1, "loss": 3.0}', b'{"step": 2, "loss": NaN}', b'{"step": 3, "loss": 1}']
+    content = b"\r\n".join([whole[2], *DAMAGED, whole[0], *DAMAGED, whole[1], *DAMAGED])
+    (tmp_path / FILE).write_bytes(content)
+    expected = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1}]
+    assert read_metrics(tmp_path) == expected
+    Log(tmp_path, start=2, steps=10, images_per_step=4).close()
+    assert read_metrics(tmp_path) == expected[:2]
+    chance = random.Random(0)
+    for _ in range(200):
+        (tmp_path / FILE).write_bytes(chance.randbytes(chance.randrange(200)) + b"\n" + whole[0])
+        assert expected[0] in read_metrics(tmp_path)

@@ -14,7 +14,7 @@ from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig
-from rqjax.store.safetensor_file import load_safetensors
+from rqjax.store.safetensor_file import check_sums, load_safetensors
 from rqjax.torchfile.table import StateDict
 
 REST = "rest.safetensors"
@@ -69,7 +69,8 @@ def other_items(
 def contents(run: Run, state_dict: StateDict) -> dict[str, dict[str, np.ndarray]]:
     """An official checkpoint of a run: its model's state dict, its discriminator, and what its import had kept."""
     stage, path = run.config.stage, pathlib.Path(run.path) / REST
-    tensors = load_safetensors(path)[0] if path.is_file() else {}
+    tensors, metadata = load_safetensors(path) if path.is_file() else ({}, {})
+    check_sums(path, tensors, metadata, tensors)
     if isinstance(stage, AutoencodeConfig) and run.has("discriminator"):
         critic = run.item("discriminator", discriminator.shapes(stage.disc_ndf, stage.disc_num_layers))
         prefix = APART if isinstance(stage.model, RQVAEConfig) else INSIDE

@@ -86,7 +86,7 @@ def torch_to_folder(
         items, rest = contents.other_items(config, held, state_dict, to_torch(model))
         model_folder.save(folder, to_dict(config), {"model": model, **items}, terms)
         if rest:
-            save_safetensors(folder / contents.REST, rest)
+            save_safetensors(folder / contents.REST, rest, checksums=True)
 
 
 def run_to_torch(path: str, out: str, *, ema: bool = True) -> None:

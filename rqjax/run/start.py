@@ -55,7 +55,7 @@ def _compared(workdir: Path, config: Config, dataset: Dataset) -> list[str]:
     if not path.is_file():
         return []
     try:
-        theirs = from_dict(json.loads(path.read_text()))
+        theirs = from_dict(model_folder.unsealed(path, json.loads(path.read_text())))
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
     changed = differences(to_dict(theirs), to_dict(config))

@@ -1,4 +1,4 @@
-"""Training states to disk: one orbax item per field of the state, the configuration beside them."""
+"""Training states to disk: one orbax item per field of the state, the configuration and digests beside them."""
 
 import contextlib
 import dataclasses
@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from rqjax.errors import InputError, RunError
 from rqjax.store import disk
 from rqjax.store.arrays import Places, same_names, to_arrays
+from rqjax.store.digests import ITEM, DigestHandler, DigestSave
 from rqjax.store.stored import UNREADABLE, Checkpoint, checkpoints_of, steps
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Checkpoints:
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
         handlers.add(None, ocp.args.PyTreeSave, trees)
         handlers.add(None, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        handlers.add(None, DigestSave, DigestHandler())
         self._manager = ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
@@ -58,7 +60,10 @@ class Checkpoints:
         if step == self.latest() or not (force or self._manager.should_save(step)):
             return False
         fields = {name: to_arrays({name: part}) for name, part in vars(state).items()}
-        items = {name: ocp.args.PyTreeSave(arrays) for name, arrays in fields.items() if arrays}
+        items: dict[str, ocp.args.CheckpointArgs] = {
+            name: ocp.args.PyTreeSave(arrays) for name, arrays in fields.items() if arrays
+        }
+        items[ITEM] = DigestSave({name: x for arrays in fields.values() for name, x in arrays.items()}, config)
         args = ocp.args.Composite(config=ocp.args.JsonSave(dict(config)), **items)
         with self._saving():
             self._manager.wait_until_finished()

@@ -11,17 +11,20 @@ import pathlib
 import secrets
 import shutil
 from collections.abc import Generator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from rqjax.errors import InputError
 from rqjax.store.arrays import Places, check_fit, from_arrays, same_names, stored_shapes, to_arrays
+from rqjax.store.digests import text_digest
 from rqjax.store.remote import Path, in_bucket, on_disk, to_path
-from rqjax.store.safetensor_file import load_safetensors, save_safetensors
+from rqjax.store.safetensor_file import check_sums, load_safetensors, save_safetensors
 
 CONFIG = "config.json"
+SUM = "crc32"
+"""The field of an exported config.json that tells whether it is as it was written."""
 LICENCE = "licence.txt"
 MODEL = "model"
 T = TypeVar("T")
@@ -43,7 +46,7 @@ class ModelFolder:
             raise InputError(f"{path} cannot be read ({error}): a model's folder needs it beside its tensors") from None
         if not isinstance(stored, dict):
             raise InputError(f"{path} holds a {type(stored).__name__}: expected the configuration of a model")
-        return stored
+        return unsealed(path, stored)
 
     def has(self, name: str) -> bool:
         """Whether there are arrays of the item `name`."""
@@ -57,9 +60,10 @@ class ModelFolder:
         path = self.folder / f"{name}.safetensors"
         wanted = to_arrays(like)
         with on_disk(path) as file:
-            stored, _ = load_safetensors(file)  # stays readable when the file is gone
+            stored, metadata = load_safetensors(file)  # stays readable when the file is gone
         taken = places(wanted, stored)
         check_fit(stored_shapes(wanted, taken), stored, str(path))
+        check_sums(path, stored, metadata, dict.fromkeys(place.name for place in taken.values()))
         arrays = {}
         for key, place in taken.items():
             array = stored[place.name] if place.row is None else stored[place.name][place.row]
@@ -101,10 +105,28 @@ def holds_model(folder: str | os.PathLike[str]) -> bool:
 def save(folder: pathlib.Path, config: Mapping[str, object], items: Mapping[str, object], licence: str) -> None:
     """Writes a configuration (as JSON), trees of arrays by name, one array at a time, and a licence if there is one."""
     folder.mkdir(exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    (folder / CONFIG).write_text(json.dumps({**config, SUM: _sum(config)}, indent=1))
     for name, tree in items.items():
-        save_safetensors(folder / f"{name}.safetensors", to_arrays(tree), {"library": "rqjax", "item": name})
+        metadata = {"library": "rqjax", "item": name}
+        save_safetensors(folder / f"{name}.safetensors", to_arrays(tree), metadata, checksums=True)
     write_licence(folder, licence)
+
+
+def unsealed(path: Path, config: Any) -> Any:
+    """The JSON of a configuration's file without its checksum, if it has one. Raises InputError if they disagree."""
+    if not isinstance(config, dict):
+        return config
+    fields = {name: value for name, value in config.items() if name != SUM}
+    if config.get(SUM, _sum(fields)) != _sum(fields):
+        raise InputError(
+            f"{path} is not as it was written (its field {SUM} is {config[SUM]!r}, expected {_sum(fields)!r}): fetch it"
+            " again, or take that field out if the change is meant"
+        )
+    return fields
+
+
+def _sum(config: Mapping[str, object]) -> str:
+    return f"{text_digest(config):08x}"
 
 
 def read_licence(folder: str | os.PathLike[str]) -> str:

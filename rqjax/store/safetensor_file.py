@@ -8,7 +8,9 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import IO, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -22,6 +24,8 @@ HEADER_BYTES = 10_000_000
 ALIGNMENT = 8
 """The data starts at a multiple of this, as the format asks of writers."""
 METADATA = "__metadata__"
+SUMS = "crc32"
+"""The key of the checksums in the metadata."""
 
 NAMES = (
     "F64:float64 F32:float32 F16:float16 BF16:bfloat16 F8_E4M3:float8_e4m3fn F8_E5M2:float8_e5m2 I64:int64 I32:int32 "
@@ -66,16 +70,46 @@ def _views(path: str | os.PathLike[str], content: np.ndarray) -> tuple[dict[str,
         return arrays, checked.metadata() or {}
 
 
+def check_sums(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], names: Iterable[str]
+) -> None:
+    """Compares `arrays` of these names with the checksums in the file's metadata, if it has any: it reads them whole.
+
+    Raises InputError naming an array that is not as it was written.
+    """
+    try:
+        sums = json.loads(metadata.get(SUMS, "null"))
+        for name in names:
+            if sums is not None and sums[name] != _sum(_bytes(arrays[name])):
+                raise InputError(f"{os.fspath(path)}: the tensor {name} is not as it was written: {DAMAGED}")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{os.fspath(path)}: its checksums cannot be read ({error!r}): {DAMAGED}") from None
+
+
+def _sum(content: np.ndarray) -> str:
+    """The CRC-32 of bytes in eight digits."""
+    return f"{zlib.crc32(content.data):08x}"
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def save_safetensors(
-    path: str | os.PathLike[str], arrays: Mapping[str, object], metadata: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, object],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    checksums: bool = False,
 ) -> None:
     """Writes `arrays` and `metadata` to `path` as a .safetensors file, which appears only when it is complete.
 
     An array is anything with `shape` and `dtype` that NumPy can read (NumPy's, JAX's, a view on a file): one at a time
     is brought into memory. Wider element types come first, so that all data is aligned; among equals the order is kept.
+    With `checksums` the metadata have the CRC-32 of each array's bytes as "crc32": JSON, eight digits by name.
     Raises InputError for other values and for element types that the format lacks.
     """
-    header: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     known = {name: _described(name, array) for name, array in arrays.items()}
     names, position = sorted(arrays, key=lambda name: -known[name][0].itemsize), 0
     for name in names:
@@ -83,8 +117,8 @@ def save_safetensors(
         stop = position + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": CODE_OF[dtype], "shape": shape, "data_offsets": [position, stop]}
         position = stop
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    sums: dict[str, str] = dict.fromkeys(names, "0" * 8) if checksums else {}  # of the length of those that follow
+    text = _text(header, sums)
     if len(text) > HEADER_BYTES:
         raise InputError(
             f"the header would have {len(text)} bytes, expected at most {HEADER_BYTES}: store fewer arrays"
@@ -92,7 +126,27 @@ def save_safetensors(
     with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            file.write(np.ascontiguousarray(arrays[name], known[name][0]).reshape(-1).view(np.uint8).data)
+            check = _written(file, arrays[name], known[name][0])
+            if checksums:
+                sums[name] = check
+        file.seek(8)
+        file.write(_text(header, sums))
+
+
+def _written(file: IO[bytes], array: object, dtype: np.dtype) -> str:
+    """Writes one array, which this alone holds; its checksum."""
+    content = _bytes(np.asarray(array, dtype))
+    file.write(content.data)
+    return _sum(content)
+
+
+def _text(header: Mapping[str, Any], sums: Mapping[str, str]) -> bytes:
+    """The header with the checksums, if there are any, among its metadata."""
+    if sums:
+        metadata = {**header.get(METADATA, {}), SUMS: json.dumps(sums, separators=(",", ":"))}
+        header = {METADATA: metadata} | {name: entry for name, entry in header.items() if name != METADATA}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % ALIGNMENT)
 
 
 def _described(name: str, array: object) -> tuple[np.dtype, list[int]]:

@@ -1,8 +1,10 @@
 """A run directory to be read: its newest checkpoint, or the model that it is by itself."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Generator
 from typing import TypeVar
 
 import jax
@@ -12,7 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 from rqjax import mesh
 from rqjax.errors import InputError
-from rqjax.store.arrays import Place, Places, check_fit, from_arrays, same_names, stored_shapes, to_arrays
+from rqjax.store import disk
+from rqjax.store.arrays import Place, Places, Shapes, check_fit, from_arrays, same_names, stored_shapes, to_arrays
+from rqjax.store.digests import Digests, text_digest
 from rqjax.store.model_folder import ModelFolder, holds_model
 from rqjax.store.remote import Path, in_bucket, to_path
 
@@ -36,10 +40,11 @@ class Checkpoint:
     def config(self) -> dict[str, object]:
         """The configuration, as JSON. Raises InputError if it is damaged."""
         path = self.folder / "config" / "metadata"
-        try:
-            return json.loads(path.read_text())
-        except UNREADABLE as error:
-            raise _damaged(path, error) from error
+        with self._reading(path):
+            config, digests = json.loads(path.read_text()), Digests.read(self.folder)
+            if digests and digests.config != text_digest(config):
+                raise ValueError("it is not as it was saved")
+        return config
 
     def has(self, name: str) -> bool:
         """Whether the item `name` was saved, which it is unless it is empty."""
@@ -49,23 +54,42 @@ class Checkpoint:
         """An item in the structure of `like` (shapes), each array where its shape says, or whole on every device of the
         mesh in force. Raises InputError if it is damaged, or does not fit.
         """
-        path = self.folder / name
         wanted = to_arrays({name: _placed(like)})
-        with ocp.StandardCheckpointer() as door:
-            try:
-                metadata = door.metadata(path).item_metadata
-                if metadata is None:
-                    raise ValueError("its metadata are missing or damaged")
-                taken = places(wanted, metadata.tree)
-                shapes = stored_shapes(wanted, taken)
-                check_fit(shapes, metadata.tree, f"the checkpoint {path}")
-                stored = door.restore(path, shapes)
-            except InputError:
-                raise
-            except UNREADABLE as error:
-                raise _damaged(path, error) from error
+        path = self.folder / name
+        with self._reading(path):
+            taken, stored = self._restored(path, wanted, places)
         arrays = {key: _take(stored[place.name], place, wanted[key]) for key, place in taken.items()}
         return from_arrays({name: like}, arrays)[name]
+
+    def _restored(self, path: Path, wanted: Shapes, places: Places) -> tuple[dict[str, Place], dict[str, jax.Array]]:
+        """Where the arrays that are wanted lie, and all that lie there, as they were saved."""
+        with ocp.StandardCheckpointer() as door:
+            metadata = door.metadata(path).item_metadata
+            if metadata is None:
+                raise ValueError("its metadata are missing or damaged")
+            taken = places(wanted, metadata.tree)
+            shapes = stored_shapes(wanted, taken)
+            check_fit(shapes, metadata.tree, f"the checkpoint {path}")
+            kinds = {key: metadata.tree[key].dtype for key in shapes}
+            own = {key: jax.ShapeDtypeStruct(x.shape, kinds[key], sharding=x.sharding) for key, x in shapes.items()}
+            arrays = door.restore(path, own)
+        if digests := Digests.read(self.folder):
+            digests.check(arrays)
+        return taken, arrays
+
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Generator[None]:
+        """Turns whatever orbax, tensorstore and json raise for damaged files into an InputError with the remedy."""
+        try:
+            yield
+        except (InputError, jax.errors.JaxRuntimeError, MemoryError):  # it does not fit, or there is no room for it
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+            remedy = f"delete {self.folder} to go on from the checkpoint before it"
+            if (fault := disk.reason(error, writing=False)) is not None:
+                reason, remedy = fault[0], f"{fault[1]} and try again"
+            raise InputError(f"cannot read {path} ({reason}): {remedy}") from error
 
 
 Stored = Checkpoint | ModelFolder
@@ -101,12 +125,11 @@ def _placed(like: T) -> T:
 
 
 def _take(stored: jax.Array, place: Place, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """The part of a stored array that lies at a place; a compiled program, as other hosts hold parts of it too."""
-    if place.row is None:
+    """The part of a stored array that lies at a place, in the type that is asked for.
+
+    A compiled program takes it, as other hosts hold parts of it too.
+    """
+    if place.row is None and stored.dtype == like.dtype:
         return stored
-    return jax.jit(lambda x: x[place.row], out_shardings=like.sharding)(stored)
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-    return InputError(f"cannot read {path} ({reason}): delete {path.parent} to go on from the checkpoint before it")
+    rows = ... if place.row is None else place.row
+    return jax.jit(lambda x: x[rows].astype(like.dtype), out_shardings=like.sharding)(stored)

@@ -2,7 +2,9 @@
 # The way in on a bare machine: makes .venv from constraints.txt when they changed, then runs.
 #   bash launch/local.sh quickstart --out runs/quickstart      any word of rqjax and its flags
 #   bash launch/local.sh --processes 2 train --config ...      the same as so many processes joined over localhost, each
-#                                                              with DEVICES (1) fake devices; status 75 restarts them
+#                                                              with DEVICES (1) fake devices; status 75 restarts them.
+#                                                              Once one has ended, or all were told to, the rest have
+#                                                              PATIENCE (60) seconds
 #   bash launch/local.sh test [PYTEST ARGUMENTS]               formatting, types and tests
 #   bash launch/local.sh pod-test [PYTEST ARGUMENTS]           the slow proofs: processes, faults, launchers, large models
 # Needs Python >= 3.11 (PYTHON names another interpreter) and a package index. Where an NVIDIA card or a TPU answers, what
@@ -52,28 +54,39 @@ install() {
   echo "$wanted" > "$stamp"
 }
 
-# Ends what still runs of `pids`: gently, then not.
+# Ends what still runs of `pids`: gently, then, after so many (5) seconds, not.
 end_all() {
   kill -TERM "${pids[@]}" 2>/dev/null || true
-  for _ in $(seq 50); do
+  for _ in $(seq $((10 * ${1:-5}))); do
     kill -0 "${pids[@]}" 2>/dev/null || break
     sleep 0.1
   done
   kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
+# Ends the processes if this script is killed: nobody else would.
+guard() {
+  trap '' HUP
+  while kill -0 $$ 2>/dev/null; do sleep 1; done
+  end_all "$patience"
+}
+
 # One run of "$@" by $processes processes. Returns the status of the first that fails; the others cannot go on then.
 together() {
-  local port i ended=0 failed=0
+  local port i guard ended=0 failed=0 ticks=0
   port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
   pids=()
   for ((i = 0; i < processes; i++)); do
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=${DEVICES:-1} RQJAX_COORDINATOR=localhost:$port RQJAX_PROCESSES=$processes \
-      RQJAX_PROCESS_ID=$i "$venv/bin/rqjax" "$@" > >(trap '' TERM INT; exec sed -u "s/^/[$i] /") 2>&1 &
+      RQJAX_PROCESS_ID=$i "$venv/bin/rqjax" "$@" > >(trap '' TERM INT HUP; exec sed -u "s/^/[$i] /") 2>&1 &
     pids+=($!)
   done
+  guard >/dev/null 2>&1 &
+  guard=$!
   while [ "$ended" -lt "$processes" ]; do
     sleep 0.2
+    if [ "$ended" != 0 ] || $stopping; then ticks=$((ticks + 1)); fi
+    if [ "$ticks" -gt $((5 * patience)) ]; then end_all; fi
     for i in "${!pids[@]}"; do
       if kill -0 "${pids[i]}" 2>/dev/null; then continue; fi
       status=0
@@ -84,13 +97,14 @@ together() {
       if [ "$failed" != 0 ] && [ "$failed" != 75 ] && [ "$ended" -lt "$processes" ]; then end_all; fi
     done
   done
+  kill "$guard" 2>/dev/null || true
   return "$failed"
 }
 
 several() {
   case $processes in '' | *[!0-9]* | 0) fail "--processes is '$processes': expected a number" ;; esac
   stopping=false
-  trap 'stopping=true; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM
+  trap 'stopping=true; kill -TERM "${pids[@]}" 2>/dev/null || true' TERM HUP  # of a terminal: as a preemption
   trap 'stopping=true; end_all' INT
   while true; do
     status=0
@@ -100,12 +114,12 @@ several() {
   done
 }
 
-processes=''
+processes='' patience=${PATIENCE:-60}
 case ${1:-} in
   --processes=*) processes=${1#*=} && shift ;;
   --processes) processes=${2:-?} && shift && shift ;;
 esac
-[ $# -gt 0 ] || { sed -n '2,10p' "$0" | cut -c3-; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11p' "$0" | cut -c3-; exit 2; }
 extra=$(extra_for "$1")
 install "$extra"
 if [ -n "$processes" ]; then

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from rqjax.checks import at_least, one_of
 from rqjax.data import augment, sources
+from rqjax.data.workers import end_with_parent
 from rqjax.errors import InputError
 from rqjax.mesh import rows as rows_of
 from rqjax.mesh import shards
@@ -238,7 +239,7 @@ def _iterate(dataset: Any, batch: int, config: DataConfig) -> Any:
             flags.FLAGS.mark_as_parsed()
         processes = grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)
         # copied, since what comes from a worker lies in memory that it shares and that has to be given back
-        dataset = dataset.mp_prefetch(processes).map(_copy)
+        dataset = dataset.mp_prefetch(processes, end_with_parent).map(_copy)
     return iter(dataset)
 
 

@@ -13,7 +13,7 @@ from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.run import config_file, devices, fields, follow, frozen, hosts, training_step
+from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, training_step
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.log import Log
@@ -38,6 +38,7 @@ def main(_: Sequence[str]) -> None:
         raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
     config = config_file.load(asked)
     hosts.join(FLAGS)
+    agreement.check_same({"workdir": WORKDIR.value, "config": to_dict(config)})
     devices.say()
     try:
         state = train(config, to_path(WORKDIR.value), asked.given)

@@ -9,6 +9,7 @@ Without any, the process is the whole run.
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -29,6 +30,12 @@ _HEARTBEAT = 60
 _JOIN = 300
 """Seconds that a process waits for the others, unless its flags say otherwise."""
 
+_LOOPBACK = ("localhost:", "127.0.0.1:")
+"""How coordinators begin that no other machine may reach: they ask nobody who he is."""
+
+_LOST = re.compile(r"closed by peer|reset by peer|heartbeat|coordination service|Socket closed", re.IGNORECASE)
+"""How the errors of JAX and its transports tell that another process has gone."""
+
 _VARIABLES = ("RQJAX_COORDINATOR", "RQJAX_PROCESSES", "RQJAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
@@ -39,6 +46,7 @@ class Meeting(TypedDict, total=False):
     coordinator_address: str
     num_processes: int
     process_id: int
+    coordinator_bind_address: str
     cluster_detection_method: str
 
 
@@ -54,6 +62,8 @@ def join(values: flags.FlagValues | None = None) -> None:
     settings = meeting(given, os.environ, on_tpu=_on_tpu())
     if settings is None:
         return
+    if settings.get("process_id") == 0 and settings["coordinator_address"].startswith(_LOOPBACK):
+        settings["coordinator_bind_address"] = "127.0.0.1:" + settings["coordinator_address"].rpartition(":")[2]
     seconds = int(_JOIN if values is None else values["join_seconds"].value or _JOIN)
     if values is not None and values["coordinator_port"].value:
         os.environ["JAX_COORDINATOR_PORT"] = str(values["coordinator_port"].value)
@@ -164,10 +174,16 @@ def primary() -> bool:
 def leave(status: int, error: BaseException | None = None) -> NoReturn:
     """Prints `error` and ends the process with `status`; if that is a failure, the other processes end soon after.
 
+    An error that only tells of another process's end is one line: the cause is in the lines of that one.
+
     The usual exit of one of several would wait minutes for the others, who wait for it, and then lose the status.
     """
     if error is not None:
-        traceback.print_exception(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+            reason = str(error).strip().splitlines()[0][:160]
+            print(f"rqjax: another process of this run has ended ({reason}): look at its last lines", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
     if jax.distributed.is_initialized() and status not in (0, RESTART):
         sys.stdout.flush()
         sys.stderr.flush()

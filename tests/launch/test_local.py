@@ -1,9 +1,11 @@
 """launch/local.sh, with shell scripts for rqjax, pip and nvidia-smi, so that nothing is installed."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -151,3 +153,54 @@ def test_local_says_that_python_has_no_ensurepip(bare):
     assert status == 2
     assert out.count("\n") == 1
     assert "no ensurepip): install it" in out
+
+
+DEAF = """trap '' TERM
+    echo $$ > {folder}/pid$RQJAX_PROCESS_ID
+    while true; do sleep 0.1; done
+    """
+
+
+def pids(folder, process):
+    """Those of two deaf processes, once both run."""
+    for me in range(2):
+        wait_for(folder / f"pid{me}", process)
+    time.sleep(0.2)
+    return [int((folder / f"pid{me}").read_text()) for me in range(2)]
+
+
+def gone(numbers, seconds=15):
+    end = time.monotonic() + seconds
+    while any(pathlib.Path(f"/proc/{number}").exists() for number in numbers):
+        assert time.monotonic() < end, "still running"
+        time.sleep(0.1)
+
+
+def test_a_process_that_hangs_when_another_asks_for_a_restart_is_ended(local, tmp_path):
+    program = f"""cd {tmp_path}
+        [ ! -e again$RQJAX_PROCESS_ID ] || exit 0
+        touch again$RQJAX_PROCESS_ID
+        [ $RQJAX_PROCESS_ID = 1 ] || exit 75
+        """
+    process = local(program + DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    out, _ = process.communicate(timeout=40)
+    assert (process.returncode, out.count("restarting")) == (0, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_processes_deaf_to_a_signal_are_ended(local, tmp_path, number):
+    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    numbers = pids(tmp_path, process)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=40)
+    assert process.returncode == 137
+    assert "restarting" not in out
+    gone(numbers)
+
+
+def test_no_process_outlives_a_launcher_that_is_killed(local, tmp_path):
+    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    numbers = pids(tmp_path, process)
+    process.kill()
+    process.wait()
+    gone(numbers)

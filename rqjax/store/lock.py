@@ -98,7 +98,7 @@ def locked(folder: Path) -> Generator[None]:
     finally:
         release.close()
         if new:
-            with contextlib.suppress(OSError):  # it holds a run, or belongs to a bucket
+            with contextlib.suppress(OSError, ValueError):  # it holds a run, or belongs to a bucket
                 folder.rmdir()
 
 

@@ -28,15 +28,15 @@ class OptimizerConfig:
     there (DQ); the two agree when that is zero.
     """
 
-    name: str = "adam"
-    learning_rate: float = 4e-5
-    b1: float = 0.5
-    b2: float = 0.9
-    weight_decay: float = 0.0
+    name: str = "adam"  # adam or adamw
+    learning_rate: float = 4e-5  # after the warm-up
+    b1: float = 0.5  # decay of the mean of gradients
+    b2: float = 0.9  # decay of the mean of their squares
+    weight_decay: float = 0.0  # adamw: times the rate
     clip_norm: float = 0.0  # of the whole gradient; 0 turns clipping off
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    min_learning_rate: float = 0.0
+    warmup_steps: int = 0  # from rate 0
+    schedule: str = "constant"  # constant, cosine or clipped_cosine
+    min_learning_rate: float = 0.0  # at the end of a cosine
 
     def check(self) -> None:
         """Raises InputError if no optimizer can be made of these values."""

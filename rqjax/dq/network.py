@@ -20,19 +20,19 @@ class NetworkConfig:
     """The part of a DQ-Transformer's configuration that makes its network."""
 
     grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
-    codebook_size: int = 1024
+    codebook_size: int = 1024  # of the tokenizer
     classes: int = 0  # 0: unconditional
     order: str = "row-first"  # in which the fine codes come; or "region-first"
-    dim: int = 1024
-    heads: int = 8
-    position_layers: int = 6
-    content_layers: int = 18
+    dim: int = 1024  # width
+    heads: int = 8  # of attention
+    position_layers: int = 6  # of the stack that says where the next code lies
+    content_layers: int = 18  # of the stack that says which it is
     block_size: int = 2048  # rows of the learned position table, hence the longest sequence
-    embedding_dropout: float = 0.1
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    embedding_dropout: float = 0.1  # of the inputs
+    dropout: float = 0.1  # behind attention and MLP
+    attention_dropout: float = 0.1  # of attention's weights
     dtype: str = "bfloat16"  # of computation; parameters are float32
-    remat: bool = True
+    remat: bool = True  # activations are computed again in the backward pass
 
     @property
     def condition(self) -> Condition:

@@ -28,9 +28,9 @@ class RoutingConfig:
     detailed regions.
     """
 
-    router: str = "feature"
-    exact_ratio: bool = False
-    ratios: tuple[float, ...] = (0.5,)
+    router: str = "feature"  # feature (learned) or entropy (of the image's patches)
+    exact_ratio: bool = False  # each image has exactly the shares `ratios`
+    ratios: tuple[float, ...] = (0.5,)  # shares of the finer grains
     budget_weight: float = 10.0  # of the feature router: gamma in quantize.dynamic's budgets
     groups: int = 32  # of the feature router's normalisation, 0 for none
     layers: int = 2  # of the feature router, 1 or 2

@@ -17,8 +17,8 @@ from rqjax.nets.init import Rngs
 class ClassifierConfig:
     """Three strided convolutions of `width`, 2 `width` and 4 `width` channels, a mean, a linear layer to `classes`."""
 
-    width: int
-    classes: int
+    width: int  # channels of the first convolution
+    classes: int  # of the data
 
     def check(self) -> None:
         """Raises InputError for values that make no classifier."""

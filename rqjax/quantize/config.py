@@ -31,9 +31,9 @@ class QuantizerConfig:
     `codebook_size` and `decay` have one value for all depths, or one for each.
     """
 
-    kind: str = "codebook"
+    kind: str = "codebook"  # codebook (moving averages), simvq or fsq
     codebook_size: tuple[int, ...] = (16384,)  # codes of each depth; "fsq" has the product of its levels instead
-    depth: int = 4
+    depth: int = 4  # codes to a vector, each of what the ones before left over
     commitment_weight: float = 0.25  # of the mean squared distance between vectors and their quantized form
     decay: tuple[float, ...] = (0.99,)  # "codebook": of the moving averages
     restart_threshold: float = 1.0  # "codebook": a count of vectors, under which a code restarts; 0: never

@@ -20,11 +20,11 @@ from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, 
 class BlockConfig:
     """The options of a stack's layers that those of the other stack may have otherwise."""
 
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
+    dropout: float = 0.1  # behind attention and MLP
+    attention_dropout: float = 0.0  # of attention's weights
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU: "v2" of the official release
     attention_bias: bool = True  # of attention's four linear layers
-    mlp_bias: bool = True
+    mlp_bias: bool = True  # of the MLP's two linear layers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,29 +35,29 @@ class NetworkConfig(BlockConfig):
     Published models have all five of the flags from `input_emb_vqvae` on set.
     """
 
-    code_shape: tuple[int, int] = (8, 8)
-    depth: int = 4
+    code_shape: tuple[int, int] = (8, 8)  # positions of the tokenizer's map, down and across
+    depth: int = 4  # codes to a position
     codebook_size: tuple[int, ...] = (16384,)  # one for all depths, or one for each
-    dim: int = 1536
+    dim: int = 1536  # width
     input_dim: int = 256  # width of a code vector of the tokenizer
-    body_layers: int = 42
-    head_layers: int = 6
+    body_layers: int = 42  # over positions
+    head_layers: int = 6  # over the depths of one position
     body_heads: int = 0  # 0: as many as make heads of 64 features, as published
     head_heads: int = 0  # the same
-    classes: int = 0
-    text_vocab: int = 0
-    text_length: int = 0
+    classes: int = 0  # 0: not led by a class
+    text_vocab: int = 0  # tokens of texts; 0: not led by a text
+    text_length: int = 0  # tokens of one text
     input_emb_vqvae: bool = True  # the body reads the tokenizer's code vectors, not embeddings of its own
     head_emb_vqvae: bool = True  # so does the head
     cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
-    shared_tok_emb: bool = True
+    shared_tok_emb: bool = True  # one table of the network's own embeddings for all depths
     shared_cls_emb: bool = True  # one classifier for all depths
     head_block: BlockConfig | None = None  # the options of the head's layers; None: those of the body's
-    embedding_dropout: float = 0.0
+    embedding_dropout: float = 0.0  # of the inputs
     qk_norm: bool = False  # normalised queries and keys; no official form
     rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
     dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
-    remat: bool = True
+    remat: bool = True  # activations are computed again in the backward pass
 
     def __post_init__(self) -> None:
         self.body_heads = self.body_heads or max(self.dim // 64, 1)

@@ -34,13 +34,13 @@ class Field:
 
 def listed(config: object, prefix: str = "") -> Iterator[Field]:
     """Every field of a configuration and of those inside it, in the order of their definitions."""
-    meanings = _meanings(type(config))
+    said = meanings(type(config))
     for field in dataclasses.fields(config):  # pyrefly: ignore  (a dataclass)
         name, value = f"{prefix}{field.name}", getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from listed(value, f"{name}.")
         else:
-            yield Field(name, value, meanings.get(field.name, ""))
+            yield Field(name, value, said.get(field.name, ""))
 
 
 def assign(config: object, name: str, word: str | None) -> None:
@@ -126,7 +126,7 @@ def _tuple(kinds: tuple[Any, ...], word: str | None) -> tuple[object, ...]:
 
 
 @functools.cache
-def _meanings(kind: type) -> dict[str, str]:
+def meanings(kind: type) -> dict[str, str]:
     """The comment of each field of a dataclass: on its line, or else on the lines above it."""
     found: dict[str, str] = {}
     for part in reversed(kind.__mro__):
@@ -137,7 +137,7 @@ def _meanings(kind: type) -> dict[str, str]:
             assert isinstance(body, ast.ClassDef)
             for node in body.body:
                 if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                    found[node.target.id] = _beside(comments, node.lineno)
+                    found[node.target.id] = _beside(comments, node.lineno) or found.get(node.target.id, "")
     return found
 
 

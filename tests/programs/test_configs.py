@@ -1,15 +1,21 @@
 """The list of configurations, and of the fields of one."""
 
+import dataclasses
 import inspect
 import runpy
 
 import pytest
 
+from rqjax.dq.network import NetworkConfig as DQNetworkConfig
 from rqjax.errors import InputError
 from rqjax.flags.configuration import Asked
+from rqjax.nets.classifier import ClassifierConfig
+from rqjax.optim import OptimizerConfig
+from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.network import NetworkConfig as RQNetworkConfig
 from rqjax.run import config_file
 from rqjax.run.config import load_file
-from rqjax.run.fields import listed
+from rqjax.run.fields import listed, meanings
 from rqjax.run.shipped import shipped
 
 
@@ -42,3 +48,11 @@ def test_variants_are_those_of_the_file_and_the_first_is_the_default(config):
     with pytest.raises(InputError) as caught:
         load_file(config.name, "nonsense")
     assert all(variant in str(caught.value) for variant in config.variants)
+
+
+@pytest.mark.parametrize("kind", [ClassifierConfig, DQNetworkConfig, OptimizerConfig, QuantizerConfig, RQNetworkConfig])
+def test_fields_have_a_meaning_that_a_program_can_read(kind):
+    without = {field.name for field in dataclasses.fields(kind)} - {
+        name for name, said in meanings(kind).items() if said
+    }
+    assert not without

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+import math
 import pathlib
 import resource
 import time
@@ -47,11 +47,11 @@ def main(_: Sequence[str]) -> None:
     out = pathlib.Path(OUT.value)
     # the page is written last: without it, the same command goes on
     outputs.checked(str(out / "report.html"), (".html",), overwrite=OVERWRITE.value)
-    _use_two_cores()
-    devices.say()
-    clock = _Clock()
     tokenizer, prior = f"{MODEL.value}vae", f"{MODEL.value}transformer"
     configs = {name: load_file("quickstart", name) for name in (tokenizer, prior, "classifier")}
+    devices.use_cores(math.gcd(*(c.data.batch // c.stage.microbatches for c in configs.values())))
+    devices.say()
+    clock = _Clock()
     stage = configs[prior].stage
     assert isinstance(stage, PredictConfig)
     stage.tokenizer_path = str(out / tokenizer)
@@ -79,13 +79,6 @@ def main(_: Sequence[str]) -> None:
     write_report(out / "report.html", "rqjax quickstart", runs=runs, pictures=pictures, summary=summary)
     print(json.dumps(summary, indent=1))
     print(f"look at {out / 'samples.png'} and {out / 'report.html'}")
-
-
-def _use_two_cores() -> None:
-    """Makes two devices of a CPU, unless its user has said how many: one device leaves much to a single core."""
-    said = jax.config.jax_num_cpu_devices >= 0  # pyrefly: ignore[missing-attribute]
-    if not said and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", min(2, os.cpu_count() or 1))
 
 
 def _trained(config: Config, workdir: pathlib.Path) -> Any:

@@ -38,6 +38,7 @@ def main(_: Sequence[str]) -> None:
         raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
     config = config_file.load(asked)
     hosts.join(FLAGS)
+    devices.use_cores(config.data.batch // max(config.stage.microbatches, 1), config.mesh)
     agreement.check_same({"workdir": WORKDIR.value, "config": to_dict(config)})
     devices.say()
     try:

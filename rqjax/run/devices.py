@@ -1,9 +1,14 @@
-"""The hardware of a run, in words."""
+"""The hardware of a run: in words, and a CPU's cores as devices."""
 
 import collections
+import math
+import os
 from collections.abc import Sequence
 
 import jax
+
+MOST = 8
+"""Devices of a CPU: beyond, each has too few rows to be worth its own copy of the state."""
 
 
 def described(devices: Sequence[jax.Device]) -> str:
@@ -18,3 +23,22 @@ def say() -> None:
     """Prints on process 0 what all of them run on: the first line of a run."""
     if jax.process_index() == 0:
         print(described(jax.devices()), flush=True)
+
+
+def use_cores(rows: int, mesh: str = "auto") -> None:
+    """Makes a CPU as many devices as it has cores, as far as they divide `rows` images that are computed together.
+
+    One device leaves much of its work to a single core. `mesh` says how many there are, if it is no "auto". To be
+    called before JAX touches a device; does nothing where the user has said how many, or for one of several processes.
+    """
+    said = jax.config.jax_num_cpu_devices >= 0  # pyrefly: ignore[missing-attribute]
+    if said or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.distributed.is_initialized():
+        return
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(there, MOST)
+    fitting = [n for n in range(1, cores + 1) if rows % n == 0]
+    if mesh != "auto":
+        words = mesh.split("x")
+        wanted = math.prod(int(word) for word in words if word.isdigit())
+        fitting = [wanted] if wanted in range(1, cores + 1) else [1]  # where it does not fit, the mesh is refused
+    jax.config.update("jax_num_cpu_devices", fitting[-1])

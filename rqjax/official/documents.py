@@ -10,7 +10,8 @@ import yaml
 
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
+from rqjax.files import read_regular
 from rqjax.official import recipes
 from rqjax.official.dqtransformer import dqtransformer_config
 from rqjax.official.dqvae import dqvae_config
@@ -40,6 +41,10 @@ UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, ArithmeticErro
 """With what PyYAML meets a value that does not have the form of its tag, or a file that is no YAML."""
 
 
+YAML_BYTES = 2**17
+"""The longest file, thirty times the official ones: a kilobyte takes PyYAML a hundredth of a second."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML as the official programs read it: 4e-5 is a number, though YAML 1.1 asks for a point and a sign.
 
@@ -61,12 +66,14 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     """The sections of a YAML file. Raises InputError if it is none, or cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            found = yaml.load(file, _Loader)  # a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{os.fspath(path)} cannot be read ({error}): give the official config.yaml") from None
+        text = read_regular(path, YAML_BYTES).decode()
+    except (OSError, ValueError) as error:
+        reason = printable(error, 200)
+        raise InputError(f"{os.fspath(path)} cannot be read ({reason}): give the official config.yaml") from None
+    try:
+        found = yaml.load(text, _Loader)  # a SafeLoader
     except UNREADABLE as error:
-        reason = ascii(" ".join(str(error).split())[:200])
+        reason = printable(" ".join(str(error).split()), 200)
         raise InputError(f"{os.fspath(path)} is not YAML ({reason}): give the official config.yaml") from None
     if not isinstance(found, dict):
         raise InputError(f"{os.fspath(path)} holds no sections: give the official config.yaml of the model")

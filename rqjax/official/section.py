@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 
 Value = TypeVar("Value")
 PUBLISHED = "as every published model has it"
@@ -133,7 +133,7 @@ class Section:
 
     def _name(self, key: str) -> str:
         name = f"{self.place}.{key}" if self.place else key
-        return name if name.isprintable() else ascii(name)
+        return printable(name, 200)
 
     def _wrong(self, key: str, value: object, expected: str) -> InputError:
         return InputError(f"{self._name(key)} is {_shown(value)}: expected {expected}")
@@ -142,6 +142,6 @@ class Section:
 def _shown(value: object) -> str:
     """The value in a message, where it is neither long nor moves the terminal's cursor."""
     try:
-        return ascii(value)[:80]
+        return printable(repr(value), 80)
     except ValueError:  # Python writes no integers of more than 4,300 digits
         return "a huge number"

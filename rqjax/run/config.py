@@ -1,6 +1,7 @@
 """The description of one run: files in configs/ fill it in, flags override any field, every checkpoint keeps it."""
 
 import dataclasses
+import functools
 import runpy
 import typing
 
@@ -9,7 +10,7 @@ from rqjax.data.pipeline import DataConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
@@ -17,6 +18,7 @@ from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.network import BlockConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
+from rqjax.run.annotated import fits, named
 from rqjax.run.shipped import FOLDERS
 from rqjax.run.versions import FIRST, VERSION, upgrade
 from rqjax.stages.autoencode import AutoencodeConfig
@@ -117,10 +119,14 @@ def _plain(value: object) -> object:
 def from_dict(stored: object) -> object:
     """The inverse of to_dict, also of an earlier version's: fields that it did not have take their defaults.
 
-    Raises InputError for unknown types and for fields that are missing or unknown.
+    Raises InputError for unknown types, and for fields that are missing, unknown or of another type than annotated.
     """
     version = stored.get("version", FIRST) if isinstance(stored, dict) else FIRST
-    return _from_dict(upgrade(stored), "config", f"it was written by version {version} of rqjax, this is {VERSION}")
+    origin = f"it was written by version {printable(version, 20)} of rqjax, this is {VERSION}"
+    try:
+        return _from_dict(upgrade(stored), "config", origin)
+    except RecursionError:
+        raise InputError("config nests deeper than any configuration: it is damaged") from None
 
 
 def _from_dict(stored: object, where: str, origin: str) -> object:
@@ -130,16 +136,24 @@ def _from_dict(stored: object, where: str, origin: str) -> object:
         return stored
     kind = _TYPES.get(str(stored.get("type")))
     if kind is None:
-        raise InputError(f"{where} is of type {stored.get('type')!r}, expected one of {', '.join(_TYPES)}")
+        found = printable(stored.get("type"), 60)
+        raise InputError(f"{where} is of type {found!r}, expected one of {', '.join(_TYPES)}")
     parts = {name: x for name, x in stored.items() if name not in ("type", "version")}
     values = {name: _from_dict(x, f"{where}.{name}", origin) for name, x in parts.items()}
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := set(values) - known:
-        raise InputError(f"{where} has unknown fields {sorted(unknown)}: {origin}")
+        raise InputError(f"{where} has unknown fields {printable(sorted(unknown), 200)}: {origin}")
+    for name, annotation in _annotations(kind).items():
+        if name in values and not fits(values[name], annotation):
+            found = printable(repr(values[name]), 60)
+            raise InputError(f"{where}.{name} is {found}: expected {named(annotation)}; {origin}")
     try:
         return kind(**values)
     except TypeError as error:
         raise InputError(f"{where} is incomplete ({error}): {origin}") from error
+
+
+_annotations = functools.cache(typing.get_type_hints)
 
 
 def differences(a: object, b: object, prefix: str = "") -> dict[str, tuple[object, object]]:

@@ -1,13 +1,15 @@
 """A run directory, opened: its configuration, its model, its tokenizer and their licences."""
 
+import contextlib
 import functools
 import os
 import types
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 import jax
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
 from rqjax.run.config import Config, from_dict, to_dict
 from rqjax.run.dataset import class_names, write_class_names
@@ -48,11 +50,14 @@ class Run:
     @functools.cached_property
     def config(self) -> Config:
         """The configuration that made it. Raises InputError if it is damaged, or that of something else."""
-        config = from_dict(self._content.config())
+        with _describing(self.path):
+            config = from_dict(self._content.config())
         if not isinstance(config, Config):
             raise InputError(
                 f"{self.path} holds a {type(config).__name__}: expected a run directory that `rqjax train` wrote"
             )
+        with _describing(self.path):
+            config.stage.model.check()
         return config
 
     @property
@@ -74,7 +79,9 @@ class Run:
 
     def model(self, *, ema: bool = True) -> Any:
         """The model as its configuration describes it: a Tokenizer, a Prior or a Classifier."""
-        return self.weights(jax.eval_shape(self.config.stage.model.init, jax.random.key(0)), ema=ema)
+        with _describing(self.path):
+            like = jax.eval_shape(self.config.stage.model.init, jax.random.key(0))
+        return self.weights(like, ema=ema)
 
     @functools.cached_property
     def kept_tokenizer(self) -> "Run | None":
@@ -128,3 +135,17 @@ class Run:
             saves.save(self.step, types.SimpleNamespace(model=model), to_dict(self.config), force=True)
         model_folder.write_licence(target, self.licence)
         write_class_names(target, self.classes)
+
+
+@contextlib.contextmanager
+def _describing(path: Path) -> Generator[None]:
+    """Turns every error of a configuration in a run directory, which may be a stranger's, into one line."""
+    try:
+        yield
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+    except Exception as error:  # values that no check knows, deep in a network
+        reason = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+        raise InputError(
+            f"{path}: its configuration makes no model ({reason}): it is damaged, or changed by hand"
+        ) from None

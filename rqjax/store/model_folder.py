@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
+from rqjax.files import read_regular
 from rqjax.store.arrays import Places, check_fit, from_arrays, same_names, stored_shapes, to_arrays
 from rqjax.store.digests import text_digest
 from rqjax.store.remote import Path, in_bucket, on_disk, to_path
@@ -27,6 +28,8 @@ SUM = "crc32"
 """The field of an exported config.json that tells whether it is as it was written."""
 LICENCE = "licence.txt"
 MODEL = "model"
+TEXT_BYTES = 2**20
+"""The longest configuration or licence."""
 T = TypeVar("T")
 
 
@@ -41,9 +44,12 @@ class ModelFolder:
         """The configuration, as JSON. Raises InputError if it is missing or damaged."""
         path = self.folder / CONFIG
         try:
-            stored = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): a model's folder needs it beside its tensors") from None
+            stored = json.loads(_text(path))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = printable(error, 200)
+            raise InputError(
+                f"{path} cannot be read ({reason}): a model's folder needs it beside its tensors"
+            ) from None
         if not isinstance(stored, dict):
             raise InputError(f"{path} holds a {type(stored).__name__}: expected the configuration of a model")
         return unsealed(path, stored)
@@ -132,7 +138,17 @@ def _sum(config: Mapping[str, object]) -> str:
 def read_licence(folder: str | os.PathLike[str]) -> str:
     """The licence recorded beside a model; empty if there is none."""
     path = to_path(folder) / LICENCE
-    return path.read_text().strip() if path.is_file() else ""
+    try:
+        return _text(path).strip() if path.is_file() else ""
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read ({printable(error, 200)}): write the licence as text into it"
+        ) from None
+
+
+def _text(path: Path) -> str:
+    """The text of a small file, which is foreign where it is on this machine's disks: it may be anything."""
+    return path.read_text() if in_bucket(path) else read_regular(path, TEXT_BYTES).decode()
 
 
 def write_licence(folder: str | os.PathLike[str], licence: str) -> None:

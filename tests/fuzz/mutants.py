@@ -1,5 +1,6 @@
 """Mutants of every format that may come from a stranger: `FORMATS[name](chance)` is the content of one file."""
 
+import copy
 import io
 import json
 import pickle
@@ -231,22 +232,22 @@ def safetensors(chance: random.Random) -> bytes:
 
 def _changed(document: object, chance: random.Random, most: int = 3) -> object:
     """A copy with some values strange, some keys renamed, repeated or gone."""
-    copy = json.loads(json.dumps(document))
+    changed = json.loads(json.dumps(document))
     for _ in range(1 + chance.randrange(most)):
-        place = copy
+        place = changed
         while isinstance(place, (dict, list)) and place:
             key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
             if not isinstance(place[key], (dict, list)) or not place[key] or chance.random() < 0.15:
                 _change(place, key, chance)
                 break
             place = place[key]
-    return copy
+    return changed
 
 
 def _change(place, key, chance: random.Random) -> None:
     kind = chance.random()
     if kind < 0.75 or isinstance(place, list):
-        place[key] = chance.choice(STRANGE)
+        place[key] = copy.deepcopy(chance.choice(STRANGE))
     elif kind < 0.9:
         place[chance.choice(("x", "target", "type", "params", "\x1b[2J"))] = place.pop(key)
     else:

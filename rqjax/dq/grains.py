@@ -12,12 +12,14 @@ from rqjax.dq.router import NAMES, FeatureRouter
 from rqjax.nets.autoencoder import Decoder, LevelConfig, Mid, Trunk, conv, group_norm
 from rqjax.nets.init import torch_uniform
 
-POSITIONS = ("none", "fourier", "learned", "learned-relative", "fourier+learned")
-"""The kinds of positions that a decoder adds to its input.
-
-The reference builds the tables of "learned" and "learned-relative" but never adds them, so its checkpoints of those
-types are "none" here; ours apply what they are asked for.
+APPLIED = ("learned", "learned-relative", "fourier+learned")
+UNAPPLIED = ("unapplied", "unapplied-relative")
+"""The reference builds the tables of its types "learned" and "learned-relative" but never adds them. Its checkpoints of
+those types are these here: the tables are held, to be given back, and nothing is added. Ours apply what they are asked
+for.
 """
+POSITIONS = ("none", "fourier", *APPLIED, *UNAPPLIED)
+"""The kinds of positions that a decoder adds to its input."""
 
 
 class GrainEncoder(Trunk):
@@ -84,16 +86,16 @@ class LearnedPosition(nnx.Module):
 class PositionalDecoder(Decoder):
     """The decoder, with positions added to its input as `position` says (one of POSITIONS).
 
-    `latent_size` is the side of that input; `window_size` the side of the windows of "learned-relative".
+    `latent_size` is the side of that input; `window_size` the side of the windows of relative ones.
     """
 
     def __init__(self, config: LevelConfig, *, position: str, latent_size: int, window_size: int, rngs: nnx.Rngs):
         super().__init__(config, rngs)
-        self.fourier, self.learned = "fourier" in position, "learned" in position
+        self.fourier, self.learned = "fourier" in position, position in APPLIED
         if self.fourier:
             self.position_bias_fourier = FourierPosition(config.z_channels, rngs=rngs)
-        if self.learned:
-            size = window_size if position == "learned-relative" else latent_size
+        if position in (*APPLIED, *UNAPPLIED):
+            size = window_size if position.endswith("relative") else latent_size
             self.position_bias_learned = LearnedPosition(size, config.z_channels, rngs=rngs)
 
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:

@@ -33,7 +33,7 @@ class DQVAEConfig(LevelConfig):
     decoder_num_res_blocks: int = 2
     decoder_attn_resolutions: tuple[int, ...] = (32,)
     position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
-    window_size: int = 2  # of position "learned-relative", in cells of the finest grid
+    window_size: int = 2  # of relative positions, in cells of the finest grid
     embed_dim: int = 256
     codebook_size: int = 1024
     decay: float = 0.99

@@ -11,6 +11,7 @@ from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
 from rqjax.official import dqtransformer, dqvae, rqtransformer, rqvae
 from rqjax.official.documents import ModelConfig, model_config
+from rqjax.official.thresholds import Entropy
 from rqjax.rq.transformer import RQTransformer
 from rqjax.rq.vae import RQVAE
 from rqjax.torchfile.table import StateDict, export_arrays, import_arrays
@@ -22,14 +23,16 @@ FORMS: dict[type, ModuleType] = {RQVAE: rqvae, RQTransformer: rqtransformer, DQV
 """Modules with the `entries` of a model, and the part of a state dict that is `held` in them."""
 
 
-def from_torch(state_dict: StateDict, config: Mapping[str, object]) -> Model:
+def from_torch(state_dict: StateDict, config: Mapping[str, object], *, entropy_bins: str = "0_1") -> Model:
     """The model, of float32 NumPy arrays, that an official state dict (NumPy arrays by key) holds.
 
     `config` is the `arch` section of an RQ config with `vocab_size` filled in, or the `model` section of a DQ config;
     of a DQ stage-2 state dict this is the prior (its tokenizer: `first_stage_config`, and keys without their prefix).
-    Raises InputError naming unknown options, and keys that are missing, unknown or of another shape.
+    `entropy_bins` are those of a DQ-VAE's entropy router: "0_1" as in the published weights, "-1_1" as in the official
+    code since July 2023. Its table of thresholds is a published one, or has an absolute path. Raises InputError naming
+    unknown options, and keys that are missing, unknown or of another shape.
     """
-    return import_model(state_dict, model_config(config))
+    return import_model(state_dict, model_config(config, Entropy(entropy_bins)))
 
 
 def import_model(state_dict: StateDict, config: ModelConfig) -> Model:

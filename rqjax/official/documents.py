@@ -18,6 +18,7 @@ from rqjax.official.dqvae import dqvae_config
 from rqjax.official.rqtransformer import rqtransformer_config
 from rqjax.official.rqvae import rqvae_config
 from rqjax.official.section import Section
+from rqjax.official.thresholds import RELEASED, Entropy
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
@@ -80,9 +81,10 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, object]:
     return found
 
 
-def read(document: Mapping[str, object]) -> Official:
+def read(document: Mapping[str, object], entropy: Entropy = RELEASED) -> Official:
     """The model and the training of an official file's sections, the official defaults filled in.
 
+    `entropy` says of an entropy router what the file does not.
     Raises InputError naming every unknown key, and for values that we do not support.
     """
     top = Section(document, "")
@@ -94,23 +96,24 @@ def read(document: Mapping[str, object]) -> Official:
     top.finish()
     section = Section(document["model"], "model")
     if not section.text("target").endswith("Dualformer"):
-        model = dqvae_config(section.options)
+        model = dqvae_config(section.options, entropy=entropy)
         return Official(model, recipes.dqvae_run(model, section))
     first = section.section("params").section("first_stage_config")
-    model, tokenizer = dqtransformer_config(section.options), dqvae_config(first.options, place=first.place)
+    model, tokenizer = dqtransformer_config(section.options), dqvae_config(first.options, first.place, entropy)
     described = Official(tokenizer, recipes.dqvae_run(tokenizer, first))
     return Official(model, recipes.dqtransformer_run(model, tokenizer, section), tokenizer=described)
 
 
-def model_config(section: object) -> ModelConfig:
+def model_config(section: object, entropy: Entropy = RELEASED) -> ModelConfig:
     """Our configuration of the model in an `arch` section (RQ, `vocab_size` filled in) or a `model` section (DQ).
 
+    `entropy` says of an entropy router what the section does not.
     Raises InputError naming every unknown key, and for values that we do not support.
     """
     top = Section(section, "the section of the model")
     if top.has("target"):
         prior = top.text("target").endswith("Dualformer")
-        return dqtransformer_config(section) if prior else dqvae_config(section)
+        return dqtransformer_config(section) if prior else dqvae_config(section, entropy=entropy)
     prior = top.text("type", choices=("rq-vae", "rq-transformer")) == "rq-transformer"
     return rqtransformer_config(section) if prior else rqvae_config(section)
 

@@ -7,7 +7,7 @@ from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.official.layers import autoencoder_entries
 from rqjax.official.section import AGREE, Section
-from rqjax.official.thresholds import threshold
+from rqjax.official.thresholds import RELEASED, Entropy
 from rqjax.torchfile.table import Entry, Shapes, StateDict, shapes_of
 
 MODELS = {
@@ -27,7 +27,10 @@ LOSS = (
 )
 """Options of the model and of its loss that say nothing about the arrays."""
 GATES = {"1layer-fc": (1, "silu"), "2layer-fc-SiLu": (2, "silu"), "2layer-fc-ReLu": (2, "relu")}
-POSITIONS = {"fourier": "fourier", "fourier+learned": "fourier+learned", "learned": "none", "learned-relative": "none"}
+POSITIONS = {
+    **{"fourier": "fourier", "fourier+learned": "fourier+learned"},
+    **{"learned": "unapplied", "learned-relative": "unapplied-relative"},
+}
 """The last two build tables that the release never applies, so they add nothing."""
 BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
     "budget.BudgetConstraint_RatioMSE_DualGrain": (("target_ratio",), {"min_grain_size": 8, "max_grain_size": 16}),
@@ -39,9 +42,10 @@ BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
 """The shares that each budget is told, coarser first, and the grids that it takes for granted if it isn't told."""
 
 
-def dqvae_config(model: object, place: str = "model") -> DQVAEConfig:
+def dqvae_config(model: object, place: str = "model", entropy: Entropy = RELEASED) -> DQVAEConfig:
     """Our config for the `model` section of an official file, which is at `place` there.
 
+    `entropy` says of a model with an entropy router what the file does not.
     Options of training are accepted and left to others. Raises InputError for unknown keys and unsupported values.
     """
     top = Section(model, place)
@@ -74,14 +78,14 @@ def dqvae_config(model: object, place: str = "model") -> DQVAEConfig:
     if by_entropy := "entropy" in kind:
         params.expect(AGREE, entropy_patch_size=patch, image_size=config.resolution)
     loss = _loss(params.section("lossconfig"))
-    config.routing = _by_entropy(encoder, patch) if by_entropy else _by_features(encoder, loss, grids)
+    config.routing = _by_entropy(encoder, patch, entropy) if by_entropy else _by_features(encoder, loss, grids)
     top.finish()
     config.check()
     return config
 
 
 def _decoder(part: Section) -> tuple[str, Section]:
-    """The positions that the release's decoder adds (none for types whose tables it only holds), and its options."""
+    """Our kind of the positions that the release's decoder adds or only holds, and its options."""
     kind, decoder = part.instance("DecoderPositional.Decoder", "Decoder.Decoder")
     decoder.expect(out_ch=3, dropout=0, resamp_with_conv=True, give_pre_end=False)
     if kind == "Decoder.Decoder":
@@ -98,15 +102,17 @@ def _loss(part: Section) -> Section:
     return loss
 
 
-def _by_entropy(encoder: Section, patch: int) -> RoutingConfig:
+def _by_entropy(encoder: Section, patch: int, entropy: Entropy) -> RoutingConfig:
     _, router = encoder.section("router_config").instance("RouterDual.DualGrainFixedEntropyRouter")
     encoder.expect(AGREE, required=True, update_router=False)
     spellings = [key for key in ("fine_grain_ratito", "fine_grain_ratio") if router.has(key)]
     if len(ratios := {router.number(key) for key in spellings or ["fine_grain_ratito"]}) != 1:
         raise InputError(f"fine_grain_ratito and fine_grain_ratio are {sorted(ratios)}: give one of them")
     ratio = ratios.pop()
-    cut = threshold(router.text("json_path"), ratio, patch)
-    return RoutingConfig(router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, thresholds=(cut,))
+    cut = entropy.threshold(router.text("json_path"), ratio, patch)
+    return RoutingConfig(
+        router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, entropy_bins=entropy.bins, thresholds=(cut,)
+    )
 
 
 def _by_features(encoder: Section, loss: Section, grids: tuple[int, ...]) -> RoutingConfig:
@@ -139,8 +145,12 @@ def _budget(loss: Section, grids: tuple[int, ...]) -> tuple[tuple[float, ...], f
 
 
 def entries(model: DQVAE) -> list[Entry]:
-    """Where each tensor lives; `model` may hold shapes."""
-    shapes = shapes_of(model)
+    """Where each tensor lives; `model` may hold shapes. Raises InputError for positions that the release never adds."""
+    shapes, position = shapes_of(model), model.config.position
+    if position in ("learned", "learned-relative"):
+        raise InputError(
+            f"position is {position!r}, which the official code holds but never adds: export it to safetensors instead"
+        )
     return autoencoder_entries(shapes, {"quantize.codebook": "quantizer"}, _renames(shapes))
 
 
@@ -153,7 +163,6 @@ def _renames(shapes: Shapes) -> dict[str, str]:
     return renames | ({"gate.1": "gate.2"} if has("router/gate/1") else {"gate.0": "gate"})
 
 
-def held(state_dict: StateDict, model: DQVAE) -> StateDict:
-    """The state dict without its losses and without tables of positions that the release saves but never applies."""
-    unused = ("loss.", "decoder.position_bias.") if model.config.position == "none" else ("loss.",)
-    return {key: tensor for key, tensor in state_dict.items() if not key.startswith(unused)}
+def held(state_dict: StateDict, _: DQVAE) -> StateDict:
+    """The state dict without its losses."""
+    return {key: tensor for key, tensor in state_dict.items() if not key.startswith("loss.")}

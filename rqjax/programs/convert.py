@@ -3,9 +3,11 @@
 import pathlib
 from collections.abc import Sequence
 
+from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.flags.convert import (
     EMA,
+    ENTROPY_BINS,
     FROM_SAFETENSORS,
     FROM_TORCH,
     LICENCE,
@@ -17,7 +19,8 @@ from rqjax.flags.convert import (
 )
 from rqjax.official import contents, documents, to_torch
 from rqjax.official.convert import first_stage, import_model
-from rqjax.run.config import to_dict
+from rqjax.official.thresholds import Entropy
+from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import write_class_names
 from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
@@ -34,13 +37,13 @@ def main(_: Sequence[str]) -> None:
     out = OUT.value
     if len(given) != 1 or not out:
         raise InputError(f"convert needs --out and one of {', '.join(f'--{flag.name}' for flag in directions)}")
-    for flag in (TORCH_CONFIG, TOKENIZER, LICENCE):
+    for flag in (TORCH_CONFIG, TOKENIZER, LICENCE, ENTROPY_BINS):
         if flag.value and not FROM_TORCH.value:
             raise InputError(f"--{flag.name} says something about --from_torch, which is not given")
     if FROM_TORCH.value:
         if not TORCH_CONFIG.value:
             raise InputError("--from_torch needs --torch_config FILE.yaml, the official configuration of the model")
-        beside = {"tokenizer": TOKENIZER.value, "licence": LICENCE.value}
+        beside = {"tokenizer": TOKENIZER.value, "licence": LICENCE.value, "entropy_bins": ENTROPY_BINS.value}
         torch_to_folder(FROM_TORCH.value, TORCH_CONFIG.value, out, ema=bool(EMA.value), **beside)
     elif TO_TORCH.value:
         run_to_torch(TO_TORCH.value, out, ema=EMA.value is not False)
@@ -49,6 +52,9 @@ def main(_: Sequence[str]) -> None:
     else:
         folder_to_run(str(FROM_SAFETENSORS.value), out)
     print(f"{out}: written")
+    if (FROM_TORCH.value or TO_TORCH.value) and (bins := _entropy_bins(Run.open(TO_TORCH.value or out).config)):
+        print(f"its router's entropies have the bins {bins}: 0_1 is that of the published weights, -1_1 that of the")
+        print("official code since July 2023 (the official files do not say it; see --entropy_bins)")
     for licence in [] if TO_TORCH.value else Run.open(out).licences:
         print(f"licence of the weights: {licence}")
 
@@ -61,12 +67,16 @@ def torch_to_folder(
     ema: bool = False,
     tokenizer: str | None = None,
     licence: str | None = None,
+    entropy_bins: str | None = None,
 ) -> None:
     """Writes the model in an official file as a folder of its own; a prior's tokenizer into its folder `tokenizer`.
 
     Raises InputError, and leaves nothing, for files that are damaged, unknown or don't fit each other.
     """
-    described = documents.read(documents.read_yaml(config_path))
+    entropy = Entropy(entropy_bins or "0_1", pathlib.Path(config_path).parent)
+    described = documents.read(documents.read_yaml(config_path), entropy)
+    if entropy_bins and not _entropy_bins(described.run):
+        raise InputError("--entropy_bins is for models that route by entropy, and this does not: leave it out")
     terms = described.licence if licence is None else licence
     with model_folder.new_folder(out) as folder:
         held = file.load(path, verify=True)
@@ -87,6 +97,14 @@ def torch_to_folder(
         model_folder.save(folder, to_dict(config), {"model": model, **items}, terms)
         if rest:
             save_safetensors(folder / contents.REST, rest, checksums=True)
+
+
+def _entropy_bins(config: Config) -> str:
+    """The bins of the entropies that a tokenizer, or a prior's, routes by; empty if it does not."""
+    tokenizer = config.stage.tokenizer if isinstance(config.stage, PredictConfig) else config.stage.model
+    if not isinstance(tokenizer, DQVAEConfig) or tokenizer.routing.router != "entropy":
+        return ""
+    return tokenizer.routing.entropy_bins
 
 
 def run_to_torch(path: str, out: str, *, ema: bool = True) -> None:

@@ -83,8 +83,8 @@ def table_json(values: Mapping[int, float], bins: str, patch: int) -> str:
 def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> dict[int, float]:
     """The percentiles in a JSON file, checked to have been computed with `bins` and `patch`.
 
-    A file that holds the 99 keys alone is an official one: bins "0_1" and patches of 16. Raises ValueError for anything
-    else.
+    A file that holds the 99 keys alone is an official one, which does not say how it was computed: it is taken at its
+    word. Raises ValueError for anything else.
     """
     try:
         content = json.loads(pathlib.Path(path).read_text())
@@ -95,7 +95,7 @@ def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> dict
     unusable = [k for k in percentiles if not isinstance(found.get(k), int | float)]
     if unusable or set(found) - {*percentiles, "bins", "patch"}:
         raise ValueError(f"threshold table {path} does not hold exactly the percentiles 1 to 99: compute it anew")
-    its_bins, its_patch = found.get("bins", "0_1"), found.get("patch", 16)
+    its_bins, its_patch = found.get("bins", bins), found.get("patch", patch)
     if (its_bins, its_patch) != (bins, patch):
         raise ValueError(
             f"threshold table {path} was computed with bins {its_bins} and patches of {its_patch}, "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rqjax.dq.grains import FourierPosition, LearnedPosition, PositionalDecoder
+from rqjax.dq.grains import POSITIONS, UNAPPLIED, FourierPosition, LearnedPosition, PositionalDecoder
 from rqjax.dq.router import FeatureRouter
 from rqjax.dq.routing import budget
 from rqjax.dq.vae import DQVAE
@@ -149,18 +149,20 @@ def test_learned_positions_tell_rows_from_columns_and_repeat_over_windows():
     assert float(jnp.abs(row).max()) <= 2
 
 
-@pytest.mark.parametrize("position", ["none", "fourier", "learned", "learned-relative", "fourier+learned"])
+@pytest.mark.parametrize("position", POSITIONS)
 def test_decoder_positions(position):
     sizes = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "resolution": 4, "z_channels": 2}
     settings = LevelConfig(**sizes, dtype="float32", remat=False)
     decoder = PositionalDecoder(settings, position=position, latent_size=4, window_size=2, rngs=nnx.Rngs(0))
     names = {path.split("/")[0] for path in to_arrays(decoder)}
     assert ("position_bias_fourier" in names) == ("fourier" in position)
-    assert ("position_bias_learned" in names) == ("learned" in position)
+    assert ("position_bias_learned" in names) == (position not in ("none", "fourier"))
+    if position in UNAPPLIED:
+        decoder.position_bias_learned = jax.tree.map(lambda x: x * jnp.nan, decoder.position_bias_learned)
     z = jnp.zeros((1, 4, 4, 2))
     middle = decoder(z)[0, 1:3, 1:3]
     assert np.isfinite(middle).all()
-    if position != "none":
+    if position not in ("none", *UNAPPLIED):
         assert float(jnp.std(middle, axis=(0, 1)).max()) > 1e-4
 
 

@@ -1,6 +1,7 @@
 """The DQ-VAE against the official one: golden numbers, state dicts, options."""
 
 import copy
+import dataclasses
 import functools
 import json
 import math
@@ -15,7 +16,7 @@ from rqjax.dq.vae import DQVAE, DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.official.convert import import_model, to_torch
 from rqjax.official.dqvae import dqvae_config, entries
-from rqjax.official.thresholds import threshold
+from rqjax.official.thresholds import Entropy
 from rqjax.quantize.entropy import write_thresholds
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile.table import export_arrays
@@ -66,15 +67,17 @@ def section(golden: Golden, json_path: str = "") -> dict:
     }
 
 
+def official_table(path: pathlib.Path, values: dict[int, float]) -> None:
+    """Writes thresholds as the official script does: nothing says of which patches and bins."""
+    path.write_text(json.dumps({str(percentile): value for percentile, value in values.items()}))
+
+
 @functools.cache
 def load(case: str, folder: pathlib.Path) -> tuple[Golden, DQVAEConfig, DQVAE]:
     golden = Golden(f"dq/{case}")
-    path = folder / "thresholds.json"
     if entropy := golden.meta["entropy"]:
-        write_thresholds(path, dict.fromkeys(range(1, 100), entropy["threshold"]), "0_1", entropy["patch"])
-    config = dqvae_config(section(golden, str(path)))
-    if entropy:
-        config.routing.entropy_bins = "-1_1"  # as the case was computed, though official files mean "0_1"
+        official_table(folder / "thresholds.json", dict.fromkeys(range(1, 100), entropy["threshold"]))
+    config = dqvae_config(section(golden, "thresholds.json"), entropy=Entropy("-1_1", folder))
     return golden, config, jax.tree.map(jnp.asarray, import_model(golden.state_dict(), config))
 
 
@@ -311,20 +314,40 @@ def test_files_that_cannot_be_used_are_refused(make, where, change, message):
 
 def test_tables_of_other_patches_or_bins_are_refused(tmp_path):
     with pytest.raises(InputError, match="patches of 16, not 8"):
-        threshold("entropy_thresholds_imagenet_train_patch-16.json", 0.5, 8)
+        Entropy().threshold("entropy_thresholds_imagenet_train_patch-16.json", 0.5, 8)
     path = tmp_path / "thresholds.json"
     write_thresholds(path, dict.fromkeys(range(1, 100), 1.0), "-1_1", 16)
     with pytest.raises(InputError, match="bins -1_1"):
-        threshold(str(path), 0.5, 16)
+        Entropy().threshold(str(path), 0.5, 16)
+    assert Entropy("-1_1").threshold(str(path), 0.5, 16) == 1.0
+    with pytest.raises(InputError, match="entropy_bins is '0_2': expected one of 0_1, -1_1"):
+        Entropy("0_2")
 
 
-def test_positions_that_the_reference_never_applied_are_dropped_on_loading():
+def test_tables_in_the_official_form_are_found_beside_the_yaml_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    official_table(tmp_path / "patch-8.json", {k: float(k) for k in range(1, 100)})
+    for path in ("patch-8.json", "scripts/tools/thresholds/patch-8.json", str(tmp_path / "patch-8.json")):
+        beside = Entropy("-1_1", tmp_path)
+        assert [beside.threshold(path, ratio, 8) for ratio in (0.5, 0.55, 0.56, 0.0)] == [50, 44, 43, math.inf]
+    with pytest.raises(InputError, match=r"'patch-8\.json' cannot be read: put it beside the YAML file"):
+        Entropy().threshold("patch-8.json", 0.5, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "size"), [("learned", "unapplied", 16), ("learned-relative", "unapplied-relative", 2)]
+)
+def test_tables_of_positions_that_the_reference_never_adds_are_held(kind, ours, size):
     golden = Golden("dq/dqvae_dual_feature")
     model = section(golden)
-    model["params"]["decoderconfig"]["params"]["position_type"] = "learned"
+    model["params"]["decoderconfig"]["params"]["position_type"] = kind
     config = dqvae_config(model)
-    assert config.position == "none"
+    assert config.position == ours
     state = {key: x for key, x in golden.state_dict().items() if "position_bias" not in key}
-    unused = {f"decoder.position_bias.{name}_embed.weight": np.ones((16, 32), np.float32) for name in ("row", "col")}
-    loaded = import_model({**state, **unused, "loss.discriminator.main.0.weight": np.ones(3)}, config)
-    assert set(to_torch(loaded)) == set(state)
+    tables = {f"decoder.position_bias.{name}_embed.weight": np.ones((size, 32), np.float32) for name in ("row", "col")}
+    loaded = import_model({**state, **tables, "loss.discriminator.main.0.weight": np.ones(3)}, config)
+    found = to_torch(loaded)
+    assert set(found) == set(state | tables)
+    assert all(np.array_equal(found[key], x) for key, x in (state | tables).items())
+    with pytest.raises(InputError, match="never adds: export it to safetensors"):
+        to_torch(dataclasses.replace(loaded, config=dataclasses.replace(config, position=kind)))

@@ -222,3 +222,23 @@ def test_a_given_licence_is_recorded_and_copied(tmp_path, command):
     status, out, _ = command("convert", "--from_safetensors", tmp_path / "a", "--out", tmp_path / "b")
     assert (status, "licence of the weights: MIT" in out) == (0, True)
     assert (tmp_path / "b" / "tokenizer" / "licence.txt").read_text() == "MIT\n"
+
+
+def test_the_bins_of_entropies_are_chosen_and_said(tmp_path, command):
+    pt, config = write("dqtransformer", tmp_path)
+    words = ("convert", "--from_torch", pt, "--torch_config", config)
+    for given, bins in (((), "0_1"), (("--entropy_bins=-1_1",), "-1_1")):
+        out = tmp_path / bins
+        status, said, _ = command(*words, *given, "--out", out)
+        assert (status, f"entropies have the bins {bins}" in said) == (0, True)
+        assert Run.open(out).config.stage.tokenizer.routing.entropy_bins == bins
+        assert Run.open(out / "tokenizer").config.stage.model.routing.entropy_bins == bins
+        status, said, _ = command("convert", "--to_torch", out, "--out", tmp_path / f"{bins}.pt")
+        assert (status, f"entropies have the bins {bins}" in said) == (0, True)
+    rq, config = write("rqvae", tmp_path)
+    words = ("convert", "--from_torch", rq, "--torch_config", config, "--out", tmp_path / "rq")
+    status, _, error = command(*words, "--entropy_bins=0_1")
+    assert (status, "is for models that route by entropy" in error) == (2, True)
+    section = DQTRANSFORMER["model"]["params"]["first_stage_config"]
+    tokenizer = first_stage(checkpoint("dqtransformer")["state_dict"])
+    assert from_torch(tokenizer, section, entropy_bins="-1_1").config.routing.entropy_bins == "-1_1"

@@ -62,7 +62,7 @@ class Forward:
     """One forward pass of a tokenizer in training."""
 
     reconstruction: Float[Array, "b height width 3"]
-    features: Float[Array, "b height width c"]  # the input of the tokenizer's `last_layer`
+    features: Float[Array, "b _ _ c"]  # the input of the tokenizer's `last_layer`
     loss: Float[Array, ""]  # the model's own, weighted
     quantizer: PyTree[Array]  # the tokenizer's, after this step
     metrics: Metrics
@@ -88,7 +88,7 @@ class Tokenizer(Model, Protocol):
         """This model with the quantizer after a step; parts of it that gradients train stay this model's."""
 
     @property
-    def last_layer(self) -> nnx.Conv:
+    def last_layer(self) -> nnx.Conv | nnx.Linear:
         """The layer that makes the reconstruction from `Forward.features`."""
 
     def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward: ...

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig, route
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
@@ -31,6 +32,13 @@ def tokenizer_config(grains: int = 2, **routing) -> DQVAEConfig:
         grains=grains,
         routing=RoutingConfig(**settings | routing),
     )
+
+
+def patch_config(grains: int = 2, **changes) -> PatchDQVAEConfig:
+    """As tokenizer_config, with networks of patches."""
+    like = tokenizer_config(grains)
+    sizes = {"resolution": 8, "patch_size": 2, "dim": 16, "layers": 2, "heads": 2, "embed_dim": 4, "codebook_size": 16}
+    return PatchDQVAEConfig(grains=grains, routing=like.routing, **sizes | changes)
 
 
 def small_config(**changes) -> DQTransformerConfig:

@@ -10,6 +10,7 @@ from einops import rearrange
 from rqjax.official.convert import import_model
 from rqjax.official.rqtransformer import rqtransformer_config
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 
@@ -48,6 +49,13 @@ def tokenizer_config(**changes) -> RQVAEConfig:
             **{name: value for name, value in changes.items() if name not in names},
         },
     )
+
+
+def patch_config(**changes) -> PatchRQVAEConfig:
+    """A small RQ-VAE of patches: 4x4 codes of 4x4 patches."""
+    changes = {"quantizer": QuantizerConfig(codebook_size=(16,), depth=3)} | changes
+    sizes = {"resolution": 8, "patch_size": 2, "dim": 16, "layers": 2, "heads": 2, "embed_dim": 8, "code_shape": (4, 4)}
+    return PatchRQVAEConfig(**sizes | changes)
 
 
 def make_quantizer(sizes, dim, depth=3):

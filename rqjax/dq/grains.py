@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from rqjax.dq.router import NAMES, FeatureRouter
 from rqjax.nets.autoencoder import Decoder, LevelConfig, Mid, Trunk, conv, group_norm
 from rqjax.nets.init import torch_uniform
+from rqjax.nets.patches import PatchConfig, PatchEncoder, linear, merged
 
 APPLIED = ("learned", "learned-relative", "fourier+learned")
 UNAPPLIED = ("unapplied", "unapplied-relative")
@@ -46,6 +47,28 @@ class GrainEncoder(Trunk):
             x = jax.nn.silu(getattr(self, f"norm_out_{name}")(x))
             features.append(getattr(self, f"conv_out_{name}")(x))
         return tuple(features)
+
+
+class PatchGrainEncoder(PatchEncoder):
+    """An image becomes one latent map per grain, from coarse to fine, out of one transformer over its finest patches.
+
+    A coarser grain's vector is a linear map of the patches of its region, side by side; so every grain has a head of
+    its own. A `router` of features, where there is one, is held here; the model applies it.
+    """
+
+    def __init__(self, config: PatchConfig, grains: int, router: FeatureRouter | None, rngs: nnx.Rngs):
+        super().__init__(config, rngs)
+        windows = [2 ** (grains - 1 - g) for g in range(grains)]
+        self.heads = nnx.List(
+            [linear(w * w * config.dim, config.dim, rngs=rngs, dtype=config.compute_dtype) for w in windows]
+        )
+        self.windows = tuple(windows)
+        if router is not None:
+            self.router = router
+
+    def __call__(self, image: Float[Array, "b height width 3"]) -> tuple[Float[Array, "b _ _ dim"], ...]:
+        x = super().__call__(image)
+        return tuple(head(merged(x, window)) for head, window in zip(self.heads, self.windows, strict=True))
 
 
 class FourierPosition(nnx.Module):

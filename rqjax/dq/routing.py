@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from rqjax.checks import one_of
-from rqjax.dq.grains import GrainEncoder
+from rqjax.dq.grains import GrainEncoder, PatchGrainEncoder
 from rqjax.dq.router import ACTIVATIONS, FeatureRouter
 from rqjax.errors import InputError
 from rqjax.quantize import dynamic
@@ -90,7 +90,7 @@ class Routed:
 
 def route(
     routing: RoutingConfig,
-    encoder: GrainEncoder,
+    encoder: GrainEncoder | PatchGrainEncoder,
     image: Float[Array, "b height width 3"],
     noise: Float[Array, "b h w grains"] | None,
 ) -> Routed:

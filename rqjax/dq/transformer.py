@@ -16,7 +16,7 @@ from rqjax.dq.network import DQTransformerNetwork, NetworkConfig
 from rqjax.dq.packing import packed
 from rqjax.dq.router import NAMES
 from rqjax.dq.sequence import Rows, to_rows
-from rqjax.dq.vae import DQVAE, DQVAEConfig
+from rqjax.dq.vae import DQVAE, GrainConfig
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Condition, Metrics
 from rqjax.nets.condition import labels_of
@@ -62,7 +62,7 @@ class DQTransformerConfig(NetworkConfig):
 
         Raises InputError for the configuration of a tokenizer whose codes are of another kind.
         """
-        if not isinstance(tokenizer, DQVAEConfig):
+        if not isinstance(tokenizer, GrainConfig):
             raise InputError(
                 f"a DQTransformerConfig with an {type(tokenizer).__name__}: expected a DQVAEConfig, the tokenizer of"
                 " a prior of its family"

@@ -1,10 +1,10 @@
 """DQ-VAE: an image as codes of two or three grains, more where it has more to say (Huang et al. 2023, section 3.1)."""
 
+import abc
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.checks import at_least, frozen, one_of, rates
@@ -13,8 +13,9 @@ from rqjax.dq.router import NAMES
 from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Metrics
-from rqjax.nets.autoencoder import Autoencoder, LevelConfig, check_attention
+from rqjax.nets.autoencoder import LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
+from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.dynamic import Codes
@@ -22,18 +23,11 @@ from rqjax.quantize.histogram import perplexity, usage
 from rqjax.quantize.pytree import pytree
 
 
-@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class DQVAEConfig(LevelConfig):
-    """A DQ-VAE. The defaults are the dual-grain model of Huang et al. (2023) for ImageNet, routed by features."""
+@dataclasses.dataclass(kw_only=True)
+class GrainConfig(abc.ABC):
+    """The part of a DQ-VAE's configuration that does not depend on the kind of its networks."""
 
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
-    attn_resolutions: tuple[int, ...] = (16, 32)
-    decoder_ch: int = 128
-    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)
-    decoder_num_res_blocks: int = 2
-    decoder_attn_resolutions: tuple[int, ...] = (32,)
-    position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
-    window_size: int = 2  # of relative positions, in cells of the finest grid
+    resolution: int  # of the images
     embed_dim: int = 256
     codebook_size: int = 1024
     decay: float = 0.99
@@ -41,43 +35,25 @@ class DQVAEConfig(LevelConfig):
     commitment_weight: float = 0.25
     grains: int = 2
     routing: RoutingConfig = dataclasses.field(default_factory=RoutingConfig)
-    remat: bool = False
 
     @property
+    @abc.abstractmethod
     def grids(self) -> tuple[int, ...]:
         """The side of each grain's grid, from coarse to fine."""
-        coarse = self.resolution >> (len(self.ch_mult) - 1)
-        return tuple(coarse << g for g in range(self.grains))
 
+    @abc.abstractmethod
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        self._check_levels()
-        self.routing.check(self.grids, self.z_channels)
-        one_of(POSITIONS, position=self.position)
-        if self.position == "learned-relative" and (self.window_size < 1 or self.grids[-1] % self.window_size):
-            raise InputError(f"windows of {self.window_size} do not divide the finest grid of {self.grids[-1]}")
+
+    @abc.abstractmethod
+    def network(self, rngs: Rngs) -> Autoencoder:
+        """The encoder with its router and the decoder, with random values."""
+
+    def check_codes(self) -> None:
+        """Raises InputError for values that make no codebook."""
+        at_least(1, embed_dim=self.embed_dim, codebook_size=self.codebook_size)
         rates(decay=self.decay)
         at_least(0, restart_threshold=self.restart_threshold, commitment_weight=self.commitment_weight)
-        one_of(DTYPES, dtype=self.dtype)
-
-    def _check_levels(self) -> None:
-        names = ("resolution", "ch", "num_res_blocks", "decoder_ch", "z_channels", "embed_dim", "codebook_size")
-        at_least(1, **{name: getattr(self, name) for name in (*names, "ch_mult")})
-        levels = len(self.ch_mult)
-        if self.grains not in (2, 3) or levels < self.grains:
-            raise InputError(
-                f"grains is {self.grains} for {levels} levels in ch_mult: expected 2 or 3, and as many levels"
-            )
-        if self.resolution % 2 ** (levels - 1):
-            raise InputError(f"grains do not divide: resolution {self.resolution} cannot be halved {levels - 1} times")
-        if len(self.decoder_ch_mult) != levels - self.grains + 1:
-            raise InputError(
-                f"decoder_ch_mult has {len(self.decoder_ch_mult)} levels, the finest grain of {self.grids[-1]} needs "
-                f"{levels - self.grains + 1} to reach {self.resolution}: change one of them"
-            )
-        check_attention(self.resolution, levels, attn_resolutions=self.attn_resolutions)
-        decoder_levels = len(self.decoder_ch_mult)
-        check_attention(self.resolution, decoder_levels, decoder_attn_resolutions=self.decoder_attn_resolutions)
 
     def init(self, key: Key[Array, ""]) -> "DQVAE":
         """A new model; random values as PyTorch would draw them, codebook U(-1/codebook_size, 1/codebook_size).
@@ -96,10 +72,58 @@ class DQVAEConfig(LevelConfig):
             restart_threshold=self.restart_threshold,
             commitment_weight=self.commitment_weight,
         )
-        return DQVAE(config.network(Rngs(network_key)), quantizer, config)
+        return DQVAE(self.network(Rngs(network_key)), quantizer, config)
 
-    def network(self, rngs: nnx.Rngs) -> Autoencoder[GrainEncoder]:
-        """The encoder with its router and the decoder, with random values."""
+
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
+class DQVAEConfig(LevelConfig, GrainConfig):
+    """A DQ-VAE. The defaults are the dual-grain model of Huang et al. (2023) for ImageNet, routed by features."""
+
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    attn_resolutions: tuple[int, ...] = (16, 32)
+    decoder_ch: int = 128
+    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)
+    decoder_num_res_blocks: int = 2
+    decoder_attn_resolutions: tuple[int, ...] = (32,)
+    position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
+    window_size: int = 2  # of relative positions, in cells of the finest grid
+    remat: bool = False
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        coarse = self.resolution >> (len(self.ch_mult) - 1)
+        return tuple(coarse << g for g in range(self.grains))
+
+    def check(self) -> None:
+        """Raises InputError for values that make no model."""
+        self._check_levels()
+        self.routing.check(self.grids, self.z_channels)
+        one_of(POSITIONS, position=self.position)
+        if self.position == "learned-relative" and (self.window_size < 1 or self.grids[-1] % self.window_size):
+            raise InputError(f"windows of {self.window_size} do not divide the finest grid of {self.grids[-1]}")
+        one_of(DTYPES, dtype=self.dtype)
+        self.check_codes()
+
+    def _check_levels(self) -> None:
+        names = ("resolution", "ch", "num_res_blocks", "decoder_ch", "z_channels")
+        at_least(1, **{name: getattr(self, name) for name in (*names, "ch_mult")})
+        levels = len(self.ch_mult)
+        if self.grains not in (2, 3) or levels < self.grains:
+            raise InputError(
+                f"grains is {self.grains} for {levels} levels in ch_mult: expected 2 or 3, and as many levels"
+            )
+        if self.resolution % 2 ** (levels - 1):
+            raise InputError(f"grains do not divide: resolution {self.resolution} cannot be halved {levels - 1} times")
+        if len(self.decoder_ch_mult) != levels - self.grains + 1:
+            raise InputError(
+                f"decoder_ch_mult has {len(self.decoder_ch_mult)} levels, the finest grain of {self.grids[-1]} needs "
+                f"{levels - self.grains + 1} to reach {self.resolution}: change one of them"
+            )
+        check_attention(self.resolution, levels, attn_resolutions=self.attn_resolutions)
+        decoder_levels = len(self.decoder_ch_mult)
+        check_attention(self.resolution, decoder_levels, decoder_attn_resolutions=self.decoder_attn_resolutions)
+
+    def network(self, rngs: Rngs) -> Autoencoder:
         of_decoder = dataclasses.replace(
             self,
             ch=self.decoder_ch,
@@ -122,24 +146,24 @@ class DQVAE:
     Images are [b height width 3] in [-1, 1], of the configured resolution.
     """
 
-    network: Autoencoder[GrainEncoder]
+    network: Autoencoder
     quantizer: Codebook  # one, which all grains share
-    config: DQVAEConfig = dataclasses.field(metadata={"static": True})
+    config: GrainConfig = dataclasses.field(metadata={"static": True})
 
     @property
-    def trained(self) -> Autoencoder[GrainEncoder]:
+    def trained(self) -> Autoencoder:
         """The network: no gradient reaches the codebook."""
         return self.network
 
-    def with_trained(self, trained: Autoencoder[GrainEncoder]) -> "DQVAE":
+    def with_trained(self, trained: Autoencoder) -> "DQVAE":
         return dataclasses.replace(self, network=trained)
 
     def with_quantizer(self, quantizer: Codebook) -> "DQVAE":
         return dataclasses.replace(self, quantizer=quantizer)
 
     @property
-    def last_layer(self) -> nnx.Conv:
-        return self.network.decoder.conv_out
+    def last_layer(self) -> LastLayer:
+        return self.network.last_layer
 
     def train_forward(
         self,

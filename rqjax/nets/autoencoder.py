@@ -6,7 +6,6 @@ Names of attributes are those of the published checkpoints. Widths, resolutions 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ from jaxtyping import Array, Float
 from rqjax.errors import InputError
 from rqjax.nets.init import DTYPES, torch_uniform
 from rqjax.nets.partition import by_batch, gathered
-
-E = TypeVar("E", bound=nnx.Module)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -224,8 +221,12 @@ class Decoder(nnx.Module):
         # in float32 also when the rest is not: a bfloat16 pixel has fewer levels than a byte
         self.conv_out = conv(widths[0], 3, 3, rngs=rngs, dtype=jnp.float32)
 
+    @property
+    def last_layer(self) -> nnx.Conv:
+        return self.conv_out
+
     def features(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 c"]:
-        """The input of the last layer, `conv_out`."""
+        """The input of the last layer."""
         x = self.mid(self.conv_in(z.astype(self.dtype)))
         for level in reversed(self.up):
             x = level(x)
@@ -234,21 +235,3 @@ class Decoder(nnx.Module):
 
     def __call__(self, z: Float[Array, "b h w z_channels"]) -> Float[Array, "b h2 w2 3"]:
         return self.conv_out(self.features(z))
-
-
-class Autoencoder(nnx.Module, Generic[E]):
-    """All of a tokenizer's networks: an encoder, a decoder, and a 1x1 convolution on either side of the codes."""
-
-    def __init__(self, encoder: E, decoder: Decoder, config: LevelConfig, dim: int, rngs: nnx.Rngs):
-        self.encoder, self.decoder = encoder, decoder
-        # latents in float32, so that codes don't hang on rounding
-        self.quant_conv = conv(config.z_channels, dim, 1, rngs=rngs, dtype=jnp.float32)
-        self.post_quant_conv = conv(dim, config.z_channels, 1, rngs=rngs, dtype=config.compute_dtype)
-
-    def features(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width c"]:
-        """The input of the decoder's last layer for a latent map."""
-        return self.decoder.features(self.post_quant_conv(z))
-
-    def image(self, z: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
-        """The image for a latent map, float32, not clamped."""
-        return self.decoder.conv_out(self.features(z))

@@ -105,8 +105,8 @@ def discriminator_loss(gan: str, real: Float[Array, "b h w"], fake: Float[Array,
 
 
 def adaptive_weight(
-    last_layer: nnx.Conv,
-    features: Float[Array, "b h w c"],
+    last_layer: nnx.Conv | nnx.Linear,
+    features: Float[Array, "b _ _ c"],
     d_nll: Float[Array, "b h w 3"],
     d_adv: Float[Array, "b h w 3"],
 ) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""A causal transformer: a stack of equal pre-norm layers, scanned in training and unrolled over caches in decoding."""
+"""A transformer: a stack of equal pre-norm layers, scanned in training and unrolled over caches in decoding."""
 
 import dataclasses
 from typing import NamedTuple, TypeVar
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.mesh import constrain, name_of
 from rqjax.nets.init import Rngs
+from rqjax.nets.partition import by_batch
 from rqjax.nets.rope import rope_angles, rotate
 
 NORMAL = nnx.initializers.normal(0.02)
@@ -54,17 +55,18 @@ def attention(
     query: Float[Array, "b q heads size"],
     keys: Float[Array, "b k heads size"],
     values: Float[Array, "b k heads size"],
-    mask: Bool[Array, "#b q k"],
+    mask: Bool[Array, "#b q k"] | None,
     key: MaybeKey = None,
     rate: float = 0.0,
 ) -> Float[Array, "b q heads size"]:
-    """The values that each query reads from the positions its mask allows; logits and softmax in float32.
+    """The values that each query reads from the positions its mask allows (None: all); logits, softmax in float32.
 
     `rate` drops attention probabilities. A query that may attend to nothing gets the mean of all values, not NaN.
     """
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhs,bkhs->bhqk", query, keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask[:, None], logits, LOWEST), axis=-1)
+    logits = logits if mask is None else jnp.where(mask[:, None], logits, LOWEST)
+    weights = jax.nn.softmax(logits, axis=-1)
     weights = dropout(key, weights, rate).astype(values.dtype)
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
 
@@ -85,6 +87,7 @@ def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
 class BlockSettings:
     """The settings that all layers of a stack share, but for their sizes."""
 
+    causal: bool = True  # no token sees those behind it
     dropout: float = 0.0  # of both branches
     attention_dropout: float = 0.0  # of attention's probabilities
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
@@ -118,7 +121,7 @@ class Block(nnx.Module):
         self.settings = settings
 
     def __call__(
-        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"], key: MaybeKey = None
+        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"] | None, key: MaybeKey = None
     ) -> Float[Array, "b n dim"]:
         """The layer's output, with dropout where there is a key."""
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
@@ -156,7 +159,7 @@ class Block(nnx.Module):
         y = self.up(self.norm2(x))
         y = y * jax.nn.sigmoid(1.702 * y) if self.settings.sigmoid_gelu else jax.nn.gelu(y, approximate=False)
         x = x + dropout(k2, self.down(y), self.settings.dropout)
-        return constrain(x, "data", None, None)
+        return by_batch(x)
 
 
 class Stack(nnx.Module):
@@ -172,20 +175,21 @@ class Stack(nnx.Module):
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers)) if layers else None
         self.layers = layers
         self.remat = remat
-        self.dtype = block.dtype
+        self.dtype, self.causal = block.dtype, block.causal
 
     def __call__(
         self, x: Float[Array, "b n dim"], key: MaybeKey = None, mask: Bool[Array, "#b n n"] | None = None
     ) -> Float[Array, "b n dim"]:
-        """The causal stack's output in the compute dtype (no final norm); dropout where there is a key.
+        """The stack's output in the compute dtype (no final norm); dropout where there is a key.
 
-        `mask` says which positions may be attended to among the present and past ones (query axis first).
+        `mask` says which positions may be attended to (query axis first), of a causal stack among present and past.
         `remat` recomputes each layer in the backward pass.
         """
         if not self.layers:
             return x
-        causal = _causal(x.shape[1])
-        mask = causal if mask is None else causal & mask
+        if self.causal:
+            causal = _causal(x.shape[1])
+            mask = causal if mask is None else causal & mask
 
         def step(x: Array, layer: tuple[Block, MaybeKey]) -> tuple[Array, None]:
             block, layer_key = layer
@@ -193,7 +197,7 @@ class Stack(nnx.Module):
 
         keys = None if key is None else jax.random.split(key, self.layers)
         step = jax.checkpoint(step, prevent_cse=False) if self.remat else step
-        return jax.lax.scan(step, constrain(x.astype(self.dtype), "data", None, None), (self.blocks, keys))[0]
+        return jax.lax.scan(step, by_batch(x.astype(self.dtype)), (self.blocks, keys))[0]
 
     def unstack(self) -> tuple[Block, ...]:
         """The layers one by one, to slice once before a decoding loop: a scan would copy the weights at every token.

@@ -145,7 +145,12 @@ def _budget(loss: Section, grids: tuple[int, ...]) -> tuple[tuple[float, ...], f
 
 
 def entries(model: DQVAE) -> list[Entry]:
-    """Where each tensor lives; `model` may hold shapes. Raises InputError for positions that the release never adds."""
+    """Where each tensor lives; `model` may hold shapes.
+
+    Raises InputError for networks of patches, and for positions that the release never adds.
+    """
+    if not isinstance(model.config, DQVAEConfig):
+        raise InputError("transformers over patches have no official form: use `convert --to_safetensors`")
     shapes, position = shapes_of(model), model.config.position
     if position in ("learned", "learned-relative"):
         raise InputError(

@@ -52,6 +52,8 @@ def rqvae_config(arch: object) -> RQVAEConfig:
 def entries(model: RQVAE) -> list[Entry]:
     """Where each tensor lives; `model` may hold shapes. The release has a copy of a shared codebook for each depth."""
     shapes, settings = shapes_of(model), model.config.quantizer
+    if not isinstance(model.config, RQVAEConfig):
+        raise InputError("transformers over patches have no official form: use `convert --to_safetensors`")
     if settings.kind != "codebook":
         raise InputError(f"a quantizer of kind {settings.kind} has no official form: only codebook has")
     books = range(settings.depth) if len(settings.codebook_size) > 1 else (0,) * settings.depth

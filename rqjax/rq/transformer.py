@@ -21,7 +21,7 @@ from rqjax.quantize.pytree import pytree, static
 from rqjax.rq import sample
 from rqjax.rq.loss import Target, prior_loss, soft_codes
 from rqjax.rq.network import NetworkConfig, RQTransformerNetwork
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.vae import RQVAE, ResidualConfig
 
 TARGETS = ("soft", "hard")
 Labels = Int[Array, "b"] | Int[Array, "b length"]
@@ -75,7 +75,7 @@ class RQTransformerConfig(NetworkConfig):
 
         Raises InputError for the configuration of a tokenizer whose codes are of another kind.
         """
-        if not isinstance(tokenizer, RQVAEConfig):
+        if not isinstance(tokenizer, ResidualConfig):
             raise InputError(
                 f"an RQTransformerConfig with a {type(tokenizer).__name__}: expected an RQVAEConfig, the tokenizer of"
                 " a prior of its family"

@@ -1,37 +1,48 @@
 """RQ-VAE: an image as a small grid of codes, several to a position, and back (Lee et al. 2022, section 3.1)."""
 
+import abc
 import dataclasses
 
 import jax
 from einops import rearrange
-from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
 
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
 from rqjax.interface import Forward, Quantized
-from rqjax.nets.autoencoder import Autoencoder, Decoder, Encoder, LevelConfig, check_attention
+from rqjax.nets.autoencoder import Decoder, Encoder, LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
+from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import ResidualQuantizer
 
 
-@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
-class RQVAEConfig(LevelConfig):
-    """An RQ-VAE. The defaults are the model that Lee et al. (2022) trained on ImageNet: 256x256 pixels, 8x8x4 codes."""
+@dataclasses.dataclass(kw_only=True)
+class ResidualConfig(abc.ABC):
+    """The part of an RQ-VAE's configuration that does not depend on the kind of its networks."""
 
-    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
-    attn_resolutions: tuple[int, ...] = (8,)
+    resolution: int  # of the images
     embed_dim: int = 256
     code_shape: tuple[int, int] = (8, 8)
     quantizer: QuantizerConfig = dataclasses.field(default_factory=QuantizerConfig)
-    remat: bool = True
 
     @property
+    @abc.abstractmethod
     def latent_size(self) -> int:
         """The side of the encoder's output."""
-        return self.resolution >> (len(self.ch_mult) - 1)
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raises InputError for values that make no model."""
+
+    @abc.abstractmethod
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InputError for images of a size that the networks do not take."""
+
+    @abc.abstractmethod
+    def network(self, rngs: Rngs) -> Autoencoder:
+        """The encoder and the decoder, with random values."""
 
     @property
     def window(self) -> tuple[int, int]:
@@ -43,15 +54,9 @@ class RQVAEConfig(LevelConfig):
         """The width of a code's vector: all of a window."""
         return self.window[0] * self.window[1] * self.embed_dim
 
-    def check(self) -> None:
-        """Raises InputError for values that make no model."""
-        names = ("resolution", "ch", "num_res_blocks", "z_channels", "embed_dim", "ch_mult", "code_shape")
-        at_least(1, **{name: getattr(self, name) for name in names})
-        halvings = len(self.ch_mult) - 1
-        if self.resolution % 2**halvings:
-            raise InputError(f"resolution {self.resolution} cannot be halved {halvings} times: shorten ch_mult")
-        check_attention(self.resolution, halvings + 1, attn_resolutions=self.attn_resolutions)
-        one_of(DTYPES, dtype=self.dtype)
+    def check_codes(self) -> None:
+        """Raises InputError for codes that don't fit the latent map."""
+        at_least(1, embed_dim=self.embed_dim, code_shape=self.code_shape)
         if any(self.latent_size % side for side in self.code_shape):
             latent = (self.latent_size, self.latent_size)
             raise InputError(
@@ -65,9 +70,42 @@ class RQVAEConfig(LevelConfig):
     def init(self, key: Key[Array, ""]) -> "RQVAE":
         """A new model; random values as PyTorch would draw them, codebooks N(0, 1)."""
         network_key, key = jax.random.split(key)
-        config, rngs = frozen(self), Rngs(network_key)
-        network = Autoencoder(Encoder(self, rngs), Decoder(self, rngs), self, self.embed_dim, rngs)
-        return RQVAE(network, config.quantizer.init(key, config.code_dim), config)
+        config = frozen(self)
+        return RQVAE(self.network(Rngs(network_key)), config.quantizer.init(key, config.code_dim), config)
+
+
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
+class RQVAEConfig(LevelConfig, ResidualConfig):
+    """An RQ-VAE. The defaults are the model that Lee et al. (2022) trained on ImageNet: 256x256 pixels, 8x8x4 codes."""
+
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4, 4)
+    attn_resolutions: tuple[int, ...] = (8,)
+    remat: bool = True
+
+    @property
+    def latent_size(self) -> int:
+        return self.resolution >> (len(self.ch_mult) - 1)
+
+    def check(self) -> None:
+        """Raises InputError for values that make no model."""
+        names = ("resolution", "ch", "num_res_blocks", "z_channels", "ch_mult")
+        at_least(1, **{name: getattr(self, name) for name in names})
+        halvings = len(self.ch_mult) - 1
+        if self.resolution % 2**halvings:
+            raise InputError(f"resolution {self.resolution} cannot be halved {halvings} times: shorten ch_mult")
+        check_attention(self.resolution, halvings + 1, attn_resolutions=self.attn_resolutions)
+        one_of(DTYPES, dtype=self.dtype)
+        self.check_codes()
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InputError for images that are not a multiple of the network's stride, or of the window of a code."""
+        stride = 2 ** (len(self.ch_mult) - 1)
+        rows, columns = (stride * window for window in self.window)
+        if height % rows or width % columns:
+            raise InputError(f"images of {height}x{width}: expected multiples of {rows}x{columns}")
+
+    def network(self, rngs: Rngs) -> Autoencoder:
+        return Autoencoder(Encoder(self, rngs), Decoder(self, rngs), self, self.embed_dim, rngs)
 
 
 @pytree
@@ -75,9 +113,9 @@ class RQVAEConfig(LevelConfig):
 class RQVAE:
     """An RQ-VAE: a Tokenizer with codes [b h w depth]. Images are [b height width 3] in [-1, 1]."""
 
-    network: Autoencoder[Encoder]
+    network: Autoencoder
     quantizer: ResidualQuantizer
-    config: RQVAEConfig = static()  # noqa: RUF009
+    config: ResidualConfig = static()  # noqa: RUF009
 
     @property
     def trained(self) -> PyTree[Array]:
@@ -97,8 +135,8 @@ class RQVAE:
         return dataclasses.replace(self, quantizer=quantizer if own is None else quantizer.with_parameters(own))
 
     @property
-    def last_layer(self) -> nnx.Conv:
-        return self.network.decoder.conv_out
+    def last_layer(self) -> LastLayer:
+        return self.network.last_layer
 
     def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward:
         """One pass in training mode: gradients reach the network through the codes, and by the quantizer's loss."""
@@ -128,12 +166,9 @@ class RQVAE:
     def latent(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w dim"]:
         """The encoder's output, float32, before quantization.
 
-        Raises InputError for images that are not a multiple of the network's stride, or of the window of a code.
+        Raises InputError for images of a size that the networks do not take.
         """
-        stride = 2 ** (len(self.config.ch_mult) - 1)
-        rows, columns = (stride * window for window in self.config.window)
-        if image.shape[1] % rows or image.shape[2] % columns:
-            raise InputError(f"images of {image.shape[1]}x{image.shape[2]}: expected multiples of {rows}x{columns}")
+        self.config.check_size(*image.shape[1:3])
         return self.network.quant_conv(self.network.encoder(image))
 
     def quantize(self, image: Float[Array, "b height width 3"]) -> Quantized:

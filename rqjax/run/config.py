@@ -7,6 +7,7 @@ import typing
 
 from rqjax.checks import at_least
 from rqjax.data.pipeline import DataConfig
+from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
@@ -16,6 +17,7 @@ from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.network import BlockConfig
+from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.annotated import fits, named
@@ -98,7 +100,8 @@ RESUMABLE = (
 """Fields that may change when a run is resumed. They do not affect the numbers of step k, except `steps` (it moves the
 end of the schedule; train prints a note)."""
 
-_MODELS = (ClassifierConfig, DQTransformerConfig, DQVAEConfig, RQTransformerConfig, RQVAEConfig)
+_TOKENIZERS = (DQVAEConfig, PatchDQVAEConfig, PatchRQVAEConfig, RQVAEConfig)
+_MODELS = (ClassifierConfig, DQTransformerConfig, RQTransformerConfig, *_TOKENIZERS)
 _PARTS = (BlockConfig, DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *typing.get_args(StageKind), *_MODELS, *_PARTS)}
 

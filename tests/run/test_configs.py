@@ -18,7 +18,12 @@ ARCHS = json.loads((KEYS / "rq" / "rqtransformer_arch.json").read_text())
 MODELS = json.loads((KEYS / "published_models.json").read_text())
 VARIANTS = [
     *((row["config"], row["variant"]) for row in MODELS),
-    *[("ffhq_rqtransformer", "paper"), ("imagenet_rqvae", "50epochs"), ("lsun_rqtransformer", "church-paper")],
+    *[
+        ("ffhq_rqtransformer", "paper"),
+        ("imagenet_rqvae", "50epochs"),
+        ("imagenet_rqvae", "patches"),
+        ("lsun_rqtransformer", "church-paper"),
+    ],
     *[("text_rqtransformer", "length64"), ("lsun_rqvae", "cat-yaml"), ("lsun_rqvae", "church-yaml")],
     ("lsun_rqvae", "bedroom-yaml"),
 ]

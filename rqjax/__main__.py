@@ -25,6 +25,8 @@ VERBS = {
     "report": "the training curves of runs as one page",
     "convert": "models to and from PyTorch's files and safetensors",
 }
+TAKES_WORDS = {"report"}
+"""Verbs whose inputs may stand behind them without a flag."""
 LIGHT = {"configs"}
 """Verbs that need no JAX."""
 
@@ -96,7 +98,7 @@ def _parse(verb: str, values: flags.FlagValues, words: list[str]) -> list[str]:
         rest = values([verb, *spelled(words)])
     except (flags.Error, KeyError, ValueError, TypeError) as error:
         _refuse(f"{verb}: {_one_line(error)}")
-    if len(rest) > 1:
+    if len(rest) > 1 and verb not in TAKES_WORDS:
         _refuse(f"{verb}: unexpected words {rest[1:]}: every input is a --flag")
     return rest
 

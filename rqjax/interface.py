@@ -12,20 +12,24 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 
 __all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Quantized", "Quantizer", "SoftQuantizer", "Stage"]
-__all__ += ["PriorConfig", "StageConfig", "State", "Tokenizer", "TokenizerConfig"]
+__all__ += ["PriorConfig", "StageConfig", "State", "Sums", "Tokenizer", "TokenizerConfig"]
 
 M = TypeVar("M")
 Batch = Mapping[str, Array]
 """Arrays by name, one row for each image: `image` uint8 [b h w 3]; `label` int32 [b] and `text` int32 [b length] where
-the data has them."""
+the data has them. Batches that fill up their last rows have `counts` bool [b] too, false where a row counts for
+nothing."""
 Metrics = dict[str, Float[Array, ""]]
+Sums = dict[str, Float[Array, "..."]]
+"""Sums over images by name: `images`, their number; scalars, each of one figure of every image; and `codes_NAME`, how
+often each code of a book occurred."""
 Codes = PyTree[Int[Array, "b ..."]]
 """The codes of images: [b h w depth] for residual, quantize.dynamic.Codes for dynamic quantization."""
 
@@ -102,6 +106,17 @@ class Tokenizer(Model, Protocol):
 
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "steps b height width 3"]:
         """The images from the first 1, 2, ... codes of every position; one step if codes have no order."""
+
+    def code_maps(
+        self, image: Float[Array, "b height width 3"], codes: Codes
+    ) -> dict[str, Float[Array, "b height width 3"]]:
+        """Pictures by name of how an image's codes lie over it; empty if they lie alike over all images."""
+
+    def code_hits(self, codes: Codes, counts: Bool[Array, "b"]) -> dict[str, Float[Array, "codes"]]:
+        """How often each code occurs, by depth ("1", "2" ...) or by grain, among the images that count."""
+
+    def code_counts(self, codes: Codes) -> dict[str, Float[Array, "b"]]:
+        """Figures of each image's codes by name, as their number, where images differ in it; else empty."""
 
 
 @runtime_checkable
@@ -193,7 +208,10 @@ class Stage(Protocol):
     def preview(
         self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]
     ) -> dict[str, UInt8[Array, "n h w 3"]]:
-        """Pictures by name."""
+        """Pictures by name, those of one name to stand in a row."""
+
+    def evaluate(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """Sums over the images of a batch that count; from the averaged weights where they are kept, and pure."""
 
 
 @runtime_checkable

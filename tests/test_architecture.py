@@ -8,13 +8,14 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent / "rqjax"
 SPINE = {"errors", "checks", "files", "mesh", "interface"}
 MODELS = SPINE | {"nets", "quantize"}
-STAGES = MODELS | {"data", "optim"}
+STAGES = MODELS | {"data", "optim", "metrics"}
 RUN = STAGES | {"stages", "rq", "dq", "store", "torchfile"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "flags": set(),
     "quantize": set(),
+    "metrics": set(),
     "cost": set(),
     "checks": {"errors"},
     "mesh": {"errors"},
@@ -29,10 +30,11 @@ ALLOWED = {
     "stages": STAGES | {"rq", "store", "torchfile"},
     "run": RUN | {"flags"},
     "official": RUN | {"run"},
-    "programs": RUN | {"flags", "run", "official", "cost"},
+    "report": RUN | {"run"},
+    "programs": RUN | {"flags", "report", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
-COMPOSES = {"quickstart": {"reconstruct", "report", "sample", "train"}}
+COMPOSES = {"quickstart": {"reconstruct", "sample", "train"}}
 """The one program made of programs."""
 
 

@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from rqjax.checks import at_least, one_of
 from rqjax.data import augment, sources
+from rqjax.data.placing import placing
 from rqjax.data.workers import end_with_parent
 from rqjax.errors import InputError
-from rqjax.mesh import rows as rows_of
-from rqjax.mesh import shards
 
 NAMES = ("fashion_mnist", "folder", "tfds", "synthetic")
 CROPS = ("random", "center", "random_resized")
@@ -140,33 +138,11 @@ def batches(config: DataConfig, mesh: Mesh, start: int = 0, source: sources.Sour
     Each host decodes only the rows that its devices hold, and the rows of a batch, their order and their augmentation
     are the same on any mesh. Raises InputError if the data axis does not divide the batch.
     """
-    if config.batch % (parts := shards(mesh)):
-        raise InputError(
-            f"data.batch={config.batch} is not a multiple of the {parts} parts that the mesh splits it into"
-        )
-    sharding = NamedSharding(mesh, rows_of(mesh))
-    held = {
-        _bounds(index, config.batch) for index in sharding.addressable_devices_indices_map((config.batch,)).values()
-    }
-    rows = [row for first, last in sorted(held) for row in range(first, last)]
-    position = {row: i for i, row in enumerate(rows)}
-
-    def place(x: np.ndarray) -> jax.Array:
-        def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-            first, last = _bounds(index, config.batch)
-            return x[position[first] : position[first] + last - first]
-
-        return jax.make_array_from_callback((config.batch, *x.shape[1:]), sharding, shard)
-
+    rows, place = placing(config.batch, mesh)
     source = source or open_source(config)
     return _shuffled(
         config, source, rows, start, lambda batch: {name: place(batch[name]) for name in sorted(config.fields)}
     )
-
-
-def _bounds(index: tuple[slice, ...] | None, batch: int) -> tuple[int, int]:
-    first, last, _ = (index or (slice(None),))[0].indices(batch)
-    return first, last
 
 
 def rows_of_batches(config: DataConfig, rows: Sequence[int], start: int = 0) -> Stream:
@@ -180,7 +156,7 @@ def _shuffled(
     examples: Any = grain.MapDataset.range(len(source)).seed(config.seed)
     examples = examples.shuffle() if config.shuffle else examples
     # augmented before rows are picked: what an example looks like depends on its place in the run, not on the host
-    examples = examples.repeat().random_map(_loader(config, source, config.crop, config.flip))
+    examples = examples.repeat().random_map(loader(config, source, config.crop, config.flip))
     pick = _Rows(examples, list(rows), config.batch, start)
     local = grain.MapDataset.range(len(pick)).map(pick)  # a map, since grain measures the size of what a source gives
     return Stream(source, _iterate(local, len(rows), config), finish)
@@ -195,11 +171,12 @@ def examples(config: DataConfig, n: int | None = None) -> Stream:
     """
     source = open_source(config)
     indices: Any = grain.MapDataset.range(len(source) if n is None else min(n, len(source)))
-    load = _loader(config, source, "center", False, replace=False)
+    load = loader(config, source, "center", False, replace=False)
     return Stream(source, _iterate(indices.seed(config.seed).random_map(load), config.batch, config), dict)
 
 
-def _loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, replace: bool = True) -> augment.Loader:
+def loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, replace: bool = True) -> augment.Loader:
+    """From an index of `source` to an example, cropped as `crop` says; see augment.Loader."""
     from_original = crop == "random_resized"
     side = config.resize or (config.size if config.crop == "random_resized" else 0)
     return augment.Loader(

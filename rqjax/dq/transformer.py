@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.dq import sample
@@ -124,18 +124,26 @@ class DQTransformer:
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss of a batch, with images in [-1, 1], for a frozen tokenizer, and metrics; dropout if `train`."""
         codes = jax.lax.stop_gradient(tokenizer.encode(batch["image"]))
-        return self.loss_from_codes(codes, labels_of(batch, self.condition.field), key if train else None)
+        labels, counts = labels_of(batch, self.condition.field), batch.get("counts")
+        return self.loss_from_codes(codes, labels, key if train else None, counts)
 
     def loss_from_codes(
-        self, codes: Codes, labels: Int[Array, "b"], key: Key[Array, ""] | None = None
+        self,
+        codes: Codes,
+        labels: Int[Array, "b"],
+        key: Key[Array, ""] | None = None,
+        counts: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
         """The weighted sum of the content loss and the position loss, and metrics; dropout with a key.
 
         The content loss is the mean cross-entropy of all contents, the position loss the mean over grains of that of
-        the grain's positions. Images that found no place in a packed row are left out; `unplaced` counts them.
+        the grain's positions. Images that found no place in a packed row are left out; `unplaced` counts them. Those
+        that don't count, if `counts` says so, are rows of padding.
         """
         c = self.config
         rows, unplaced = self.rows(codes, labels), jnp.zeros((), jnp.int32)
+        if counts is not None:
+            rows = dataclasses.replace(rows, image=jnp.where(counts[:, None], rows.image, -1))
         if c.pack:
             rows, unplaced = packed(
                 rows, c.layout, groups=c.pack_groups, row_length=c.row_length, rows_per_image=c.rows_per_image

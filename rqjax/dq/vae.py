@@ -5,10 +5,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from einops import repeat
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, frozen, one_of, rates
 from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
+from rqjax.dq.picture import grain_map
 from rqjax.dq.router import NAMES
 from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
@@ -19,7 +21,7 @@ from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.dynamic import Codes
-from rqjax.quantize.histogram import perplexity, usage
+from rqjax.quantize.histogram import hits, perplexity, usage
 from rqjax.quantize.pytree import pytree
 
 
@@ -239,3 +241,23 @@ class DQVAE:
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "1 b height width 3"]:
         """The reconstruction, as the only step: these codes have no order."""
         return self.reconstruct(image)[None]
+
+    def code_maps(self, image: Float[Array, "b height width 3"], codes: Codes) -> dict[str, Array]:
+        """`grains`: the image under a veil in the colour of each region's grain, see dq.picture."""
+        return {"grains": grain_map(image, codes.grain, self.config.grains)}
+
+    def code_hits(self, codes: Codes, counts: Bool[Array, "b"]) -> dict[str, Float[Array, "codes"]]:
+        """How often each code occurs in each grain among the images that count, a code once for all of its cells."""
+        c, size = self.config, codes.codes.shape[1:]
+        weight = dynamic.codebook_mask(codes.grain, c.grains) * counts[:, None, None]
+        cells = repeat(codes.grain, "b h w -> b (h r) (w s)", r=size[0] // c.grids[0], s=size[1] // c.grids[0])
+        return {
+            name: hits(codes.codes, c.codebook_size, jnp.where(cells == g, weight, 0.0))
+            for g, name in enumerate(NAMES[c.grains])
+        }
+
+    def code_counts(self, codes: Codes) -> dict[str, Float[Array, "b"]]:
+        """`codes_per_image`, and the share of each grain among the image's regions."""
+        names, shares = NAMES[self.config.grains], jax.nn.one_hot(codes.grain, self.config.grains).mean(axis=(1, 2))
+        counts = {"codes_per_image": dynamic.code_count(codes.grain).astype(jnp.float32)}
+        return counts | {f"{name}_fraction": shares[:, g] for g, name in enumerate(names)}

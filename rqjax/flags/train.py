@@ -12,5 +12,11 @@ WORKDIR = flags.DEFINE_string(
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Print every field, its value and its meaning, and do nothing else.", flag_values=FLAGS
 )
+PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "FIRST:LAST, steps of which a trace is left in the folder `profile` of --workdir.",
+    flag_values=FLAGS,
+)
 processes.define(FLAGS)
 cache.define(FLAGS)

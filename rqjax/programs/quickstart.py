@@ -18,16 +18,16 @@ from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
 from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
 from rqjax.interface import Prior, Tokenizer
-from rqjax.programs.reconstruct import reconstructions, squared_error
-from rqjax.programs.report import write_report
+from rqjax.programs.reconstruct import squared_error
 from rqjax.programs.sample import picture, sample
 from rqjax.programs.train import train
 from rqjax.quantize import perplexity, usage
 from rqjax.quantize.dynamic import code_count
+from rqjax.report import write_report
 from rqjax.run import devices
 from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
-from rqjax.run.log import read_metrics
+from rqjax.stages.measure import tokenizer_rows
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
 
@@ -75,7 +75,7 @@ def main(_: Sequence[str]) -> None:
     summary = {"seconds": clock.laps, "peak_memory_gib": round(memory, 2), **summary}
     outputs.write_text(out / "summary.json", json.dumps(summary, indent=1))
     pictures = {caption: out / name for name, caption in CAPTIONS.items() if (out / name).is_file()}
-    runs = {name: read_metrics(out / name) for name in configs}
+    runs = [out / name for name in configs]
     write_report(out / "report.html", "rqjax quickstart", runs=runs, pictures=pictures, summary=summary)
     print(json.dumps(summary, indent=1))
     print(f"look at {out / 'samples.png'} and {out / 'report.html'}")
@@ -112,7 +112,7 @@ def _held_out(config: Config) -> dict[str, np.ndarray]:
 
 def _residual_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> dict[str, Any]:
     """Reconstruction error and code usage by depth on held-out images; writes reconstructions.png."""
-    rows = reconstructions(tokenizer, images)
+    rows = {name: np.asarray(row) for name, row in tokenizer_rows(tokenizer, images).items()}
     _write_rows(out / "reconstructions.png", images, *rows.values())
     codes = jax.jit(lambda t, x: t.encode(to_float(x)))(tokenizer, images)
     of_depth = {name: (codes[..., d], tokenizer.quantizer.sizes[d]) for d, name in enumerate(rows)}
@@ -136,7 +136,8 @@ def _dynamic_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> d
         "fixed_length_all_fine": jnp.ones_like(codes.grain),
     }
     rows = {name: np.asarray(decode(tokenizer, images, grain)) for name, grain in choices.items()}
-    _write_rows(out / "grains.png", images, _overlay(images, np.asarray(codes.grain)), rows["dynamic"])
+    grains = jax.jit(lambda t, x, codes: to_uint8(t.code_maps(to_float(x), codes)["grains"]))(tokenizer, images, codes)
+    _write_rows(out / "grains.png", images, np.asarray(grains), rows["dynamic"])
     return {
         "held_out_images": len(images),
         "rate_and_distortion": {
@@ -149,13 +150,6 @@ def _dynamic_figures(tokenizer: Any, images: np.ndarray, out: pathlib.Path) -> d
         "code_usage": float(usage(codes.codes, tokenizer.config.codebook_size)),
         "code_perplexity": float(perplexity(codes.codes, tokenizer.config.codebook_size)),
     }
-
-
-def _overlay(images: np.ndarray, grain: np.ndarray) -> np.ndarray:
-    """The images under a veil that is blue over coarse regions and red over fine ones."""
-    colours = np.array([[40, 70, 220], [230, 40, 40]])[grain]
-    veil = colours.repeat(images.shape[1] // grain.shape[1], 1).repeat(images.shape[2] // grain.shape[2], 2)
-    return (0.55 * images + 0.45 * veil).astype(np.uint8)
 
 
 def _samples(

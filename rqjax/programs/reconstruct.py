@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rqjax import data
-from rqjax.data.images import enlarge, tile, to_float, to_uint8
+from rqjax.data.images import enlarge, tile, to_float
 from rqjax.errors import InputError
 from rqjax.flags.reconstruct import COUNT, IMAGES, OUT, OVERWRITE, TOKENIZER
-from rqjax.interface import Tokenizer
 from rqjax.run.directory import Run
+from rqjax.stages.measure import tokenizer_rows
 from rqjax.store import outputs
 
 
@@ -21,14 +21,18 @@ def main(_: Sequence[str]) -> None:
         raise InputError("reconstruct needs --tokenizer DIR and --images FOLDER")
     out = outputs.checked(OUT.value, outputs.PICTURES, overwrite=OVERWRITE.value)
     run = Run.open(TOKENIZER.value).tokenizer()
-    size = run.tokenizer_config.resolution
+    size, tokenizer = run.tokenizer_config.resolution, run.model()
     images = _images(IMAGES.value, COUNT.value, size)
-    rows = reconstructions(run.model(), images)
+    rows = {name: np.asarray(row) for name, row in tokenizer_rows(tokenizer, images).items()}
     outputs.write_picture(out, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
-    print(f"{out}: {len(images)} images of {size}x{size}")
+    print(f"{out}: {len(images)} images of {size}x{size}; rows: originals, {', '.join(rows)}")
     for name, row in rows.items():
-        error = squared_error(row, images)
-        print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
+        if name.startswith(("depth", "decoded")):
+            error = squared_error(row, images)
+            print(f"  {name:<8} mean squared error {error:.5f}   PSNR {-10 * np.log10(max(error, 1e-10)):.2f} dB")
+    counts = jax.jit(lambda t, x: t.code_counts(t.encode(to_float(x))))(tokenizer, images)
+    for name, values in counts.items():
+        print(f"  {name}: {' '.join(f'{value:.3g}' for value in np.asarray(values))}")
 
 
 def _images(path: str, count: int, size: int) -> UInt8[np.ndarray, "b h w 3"]:
@@ -46,9 +50,3 @@ def _images(path: str, count: int, size: int) -> UInt8[np.ndarray, "b h w 3"]:
 def squared_error(row: np.ndarray, images: np.ndarray) -> float:
     """Mean squared error of uint8 images, for pixels in [0, 1]."""
     return float(np.mean((np.float64(row) - images) ** 2)) / 255**2
-
-
-def reconstructions(tokenizer: Tokenizer, images: UInt8[np.ndarray, "b h w 3"]) -> dict[str, np.ndarray]:
-    """uint8 reconstructions by name: `depth 1` .. `depth D` for residual codes, else `decoded`."""
-    steps = np.asarray(jax.jit(lambda t, x: to_uint8(t.progressive(to_float(x))))(tokenizer, images))
-    return {f"depth {d + 1}": step for d, step in enumerate(steps)} if len(steps) > 1 else {"decoded": steps[0]}

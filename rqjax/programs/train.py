@@ -1,6 +1,5 @@
 """Trains one stage: `rqjax train --config quickstart:rqvae --workdir runs/a --config.steps=400`."""
 
-import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,16 +10,18 @@ from rqjax import data
 from rqjax.data.sources import Source
 from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
-from rqjax.flags.train import FLAGS, PRINT_CONFIG, WORKDIR
+from rqjax.flags.train import FLAGS, PRINT_CONFIG, PROFILE, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, training_step
+from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, profile, training_step
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
-from rqjax.run.log import Log
+from rqjax.run.ledger import Ledger
 from rqjax.run.notice import Notice
 from rqjax.run.skips import Skips, SkipWatch
 from rqjax.run.start import claimed, first_state
 from rqjax.run.training_step import Placement
+from rqjax.run.validation import Validation
+from rqjax.run.watch import Watch
 from rqjax.store.arrays import to_arrays
 from rqjax.store.checkpoint import Checkpoints, failing_disk
 from rqjax.store.remote import Path, to_path
@@ -37,12 +38,13 @@ def main(_: Sequence[str]) -> None:
     if asked is None or not WORKDIR.value:
         raise InputError("train needs --config NAME[:VARIANT] and --workdir DIR")
     config = config_file.load(asked)
+    traced = profile.parse(PROFILE.value)
     hosts.join(FLAGS)
     devices.use_cores(config.data.batch // max(config.stage.microbatches, 1), config.mesh)
     agreement.check_same({"workdir": WORKDIR.value, "config": to_dict(config)})
     devices.say()
     try:
-        state = train(config, to_path(WORKDIR.value), asked.given)
+        state = train(config, to_path(WORKDIR.value), asked.given, traced)
         hosts.leave(0 if int(state.step) >= config.steps else hosts.RESTART)
     except Exception as error:
         if jax.process_count() == 1 or isinstance(error, InputError | RunError):
@@ -57,15 +59,22 @@ def described(config: Config) -> list[str]:
     return [f"{flag:<{width}}  {meaning}".rstrip() for flag, meaning in rows]
 
 
-def train(config: Config, workdir: Path, given: Collection[str] | None = None) -> State:
+def train(
+    config: Config,
+    workdir: Path,
+    given: Collection[str] | None = None,
+    traced: tuple[int, int] | None = None,
+) -> State:
     """The state after `config.steps` steps, or fewer if told to leave, from the newest checkpoint in `workdir` on.
 
     With the names of the fields that are `given`, others follow from a prior's tokenizer and the data, else none do.
+    A trace of the steps `traced`, first and last, is left in `workdir`.
 
     Step k sees batch k and a key that is a function of (seed, k): an interrupted run continues as if it had not been.
     Raises InputError for what cannot make a run, RunError if losses stay NaN or a disk is full, Interrupted after
     Ctrl-C.
     """
+    ledger = Ledger(workdir)
     with failing_disk(workdir):
         config = config if given is None else follow.tokenizer(config, workdir, given)
         config = frozen.with_tokenizer(config, workdir)
@@ -76,13 +85,15 @@ def train(config: Config, workdir: Path, given: Collection[str] | None = None) -
         follow.check_classes(config, workdir, source.classes)
         stage = config.stage.build(config.steps)
         placement = training_step.place(config, stage)
+        validation = Validation(config, stage, placement) if config.eval_every else None
         with (
             jax.set_mesh(placement.mesh),
             claimed(workdir, config, Dataset.of(source)),
             Notice() as notice,
             Checkpoints(workdir, every=config.save_every, keep=config.keep) as saves,
+            Watch(config, stage, placement, workdir, saves.latest() or 0, ledger, validation, traced) as watch,
         ):
-            state = _train(config, stage, placement, workdir, saves, source, notice)
+            state = _train(config, stage, placement, workdir, saves, source, notice, watch)
     if notice.interrupted and int(state.step) < config.steps:
         raise Interrupted(f"{workdir}: saved step {int(state.step)}; the same command goes on")
     return state
@@ -96,41 +107,36 @@ def _train(
     saves: Checkpoints,
     source: Source,
     notice: Notice,
+    watch: Watch,
 ) -> State:
-    """The loop. Nothing in it waits for the devices but the lines of the log."""
+    """The loop. Nothing in it waits for the devices but what `watch` and a save do when they are due."""
     key, start = jax.random.key(config.seed), saves.latest() or 0
     fixed = jax.device_put(frozen.load(config, workdir), placement.whole)
     state = first_state(config, stage, placement, workdir, saves, key)
     step_fn = training_step.jitted(config, stage, placement)
-    preview = jax.jit(stage.preview, out_shardings=placement.whole)
-    skips, watch = Skips.none(), SkipWatch(config.max_skipped)
+    skips, skipped = Skips.none(), SkipWatch(config.max_skipped)
     _write_parameters(workdir, placement)
-    log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
-    log.say(*data.skipped(source.left_out), f"{workdir}: {Dataset.of(source)}")
-    log.say(f"{workdir}: {_size(placement)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
-    with (
-        contextlib.closing(log),
-        data.batches(config.data, placement.mesh, start, source) as batches,
-    ):
-        for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+    watch.say(*data.skipped(source.left_out), f"{workdir}: {Dataset.of(source)}")
+    watch.say(f"{workdir}: {_size(placement)}, {'resumed at' if start else 'from'} step {start} of {config.steps}")
+    with data.batches(config.data, placement.mesh, start, source) as batches:
+        for step, batch in zip(range(start + 1, config.steps + 1), watch.awaited(batches), strict=False):
             step_key, last = jax.random.fold_in(key, step), step == config.steps
-            state, skips, metrics = step_fn(state, skips, fixed, batch, step_key)
+            with watch.starting(step):
+                state, skips, metrics = step_fn(state, skips, fixed, batch, step_key)
             notice.steps += 1
-            if step % config.log_every == 0 or last:
-                log.scalars(step, metrics)
-            if step % config.preview_every == 0:
-                log.images(step, preview(state, fixed, batch, step_key))
+            watch.after(step, state, fixed, batch, step_key, metrics)
             leaving = notice.reached(step)
-            given_up = watch.given_up_at(step, skips, last=last)
-            saves.save(step, state, to_dict(config), force=leaving or last or given_up is not None)
+            given_up = skipped.given_up_at(step, skips, last=last)
+            with watch.saving():
+                saves.save(step, state, to_dict(config), force=leaving or last or given_up is not None)
             if given_up is not None:
                 saves.close()
                 raise _not_finite(workdir, config.max_skipped, given_up, step)
             if leaving:
                 if not notice.interrupted:
-                    log.say(f"{workdir}: told to leave, saved step {step}")
+                    watch.say(f"{workdir}: told to leave, saved step {step}")
                 break
-        log.say(*data.skipped(batches.corrupt))
+        watch.say(*data.skipped(batches.corrupt))
     return state
 
 

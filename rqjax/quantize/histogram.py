@@ -2,7 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+
+def hits(
+    codes: Int[Array, "b ..."], size: int, counts: Bool[Array, "b ..."] | Float[Array, "b ..."]
+) -> Float[Array, "size"]:
+    """How often each code occurs; a code counts as much as its entry of `counts`, of the shape of `codes`."""
+    return jax.ops.segment_sum(counts.astype(jnp.float32).reshape(-1), codes.reshape(-1), size)
 
 
 def histogram(codes: Int[Array, "..."], size: int) -> Float[Array, "size"]:

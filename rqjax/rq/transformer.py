@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
@@ -137,14 +137,14 @@ class RQTransformer:
         batch. The codes that the network reads are drawn from them, if the model is stochastic (section 3.2.3).
         """
         c, image, quantizer = self.config, batch["image"], tokenizer.quantizer
-        labels = labels_of(batch, self.condition.field)
+        labels, counts = labels_of(batch, self.condition.field), batch.get("counts")
         draw, drop = jax.random.split(key)
         drop = drop if train else None
         if c.target == "hard" and not c.stochastic:
-            return self.loss_from_codes(quantizer, tokenizer.encode(image), labels, key=drop)
+            return self.loss_from_codes(quantizer, tokenizer.encode(image), labels, None, drop, counts)
         codes, residuals = tokenizer.sample_codes(image, draw, c.temperature, c.stochastic, c.loss_chunk)
         soft = soft_codes(quantizer, residuals, c.temperature) if c.target == "soft" else None
-        return self.loss_from_codes(quantizer, codes, labels, soft, drop)
+        return self.loss_from_codes(quantizer, codes, labels, soft, drop, counts)
 
     def loss_from_codes(
         self,
@@ -153,13 +153,17 @@ class RQTransformer:
         labels: Labels,
         target: Target | None = None,
         key: Key[Array, ""] | None = None,
+        counts: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted loss of given codes, against themselves or another target, and metrics; dropout with a key."""
+        """The weighted loss of given codes, against themselves or another target, and metrics; dropout with a key.
+
+        Means are over the images that count, all of them if that is not said.
+        """
         c = self.config
         target = Target(codes, cross_entropy.hard) if target is None else target
         weights = (c.image_loss_weight, c.text_loss_weight)
         ids = self.condition.ids(labels)
-        return prior_loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key)
+        return prior_loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key, counts)
 
     def generate(
         self,

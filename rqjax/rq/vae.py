@@ -4,8 +4,9 @@ import abc
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int, Key, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
@@ -14,6 +15,7 @@ from rqjax.nets.autoencoder import Decoder, Encoder, LevelConfig, check_attentio
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.quantize.histogram import hits
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import ResidualQuantizer
 
@@ -190,6 +192,19 @@ class RQVAE:
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "depth b height width 3"]:
         """The images from the first 1, 2, ... codes of every position, one depth at a time."""
         return jax.lax.map(lambda z: self.network.image(self._unfold(z)), self.quantize(image).partial)
+
+    def code_maps(self, image: Float[Array, "b height width 3"], codes: Int[Array, "b h w depth"]) -> dict[str, Array]:
+        """None: every position has the same number of codes."""
+        return {}
+
+    def code_hits(self, codes: Int[Array, "b h w depth"], counts: Bool[Array, "b"]) -> dict[str, Float[Array, "codes"]]:
+        """How often each code of each depth occurs among the images that count: "1", "2" ..."""
+        each = jnp.broadcast_to(counts[:, None, None], codes.shape[:-1])
+        return {str(d + 1): hits(codes[..., d], size, each) for d, size in enumerate(self.quantizer.sizes)}
+
+    def code_counts(self, codes: Int[Array, "b h w depth"]) -> dict[str, Float[Array, "b"]]:
+        """None: all images have the same number of codes."""
+        return {}
 
     def sample_codes(
         self,

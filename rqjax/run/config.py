@@ -13,6 +13,7 @@ from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
+from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
@@ -47,6 +48,9 @@ class Config:
     max_skipped: int = 10
     log_every: int = 50
     preview_every: int = 1000
+    eval_every: int = 0  # steps between two validations, the last one at the end; 0: none
+    eval_split: str = "validation"  # of the data, as data.split names them: the images held out
+    eval_batches: int = 0  # of the held-out images; 0: all of them
     save_every: int = 1000
     keep: int = 3
     start_from: str = ""
@@ -57,9 +61,12 @@ class Config:
         at_least(1, **{f"config.{name}": getattr(self, name) for name in names})
         if not -(2**63) <= self.seed < 2**63:
             raise InputError(f"config.seed is {self.seed}: expected a number of 64 bits")
+        at_least(0, **{f"config.{name}": getattr(self, name) for name in ("eval_every", "eval_batches")})
         self.data.check()
         self.stage.check()
         self._check_size()
+        if self.eval_every:
+            self._check_validation()
         if missing := sorted(self.stage.fields - self.data.fields):
             raise InputError(
                 f"the stage reads the field {missing[0]!r} of a batch, and data.name={self.data.name} gives"
@@ -76,6 +83,18 @@ class Config:
                     f"data.size is {self.data.size} and stage.{name}.resolution is {model.resolution}: make them equal"
                 )
 
+    def _check_validation(self) -> None:
+        if self.data.split in (self.eval_split, "all"):
+            raise InputError(
+                f"eval_every={self.eval_every} with data.split={self.data.split}, which leaves no held-out images for"
+                f" eval_split={self.eval_split}: train on another split, or set eval_every=0"
+            )
+        if isinstance(self.stage, AutoencodeConfig) and self.data.size < WINDOW:
+            raise InputError(
+                f"eval_every={self.eval_every} with data.size={self.data.size}: SSIM needs images of {WINDOW}x{WINDOW}"
+                " or more; set eval_every=0"
+            )
+
 
 PATHS = ("data.path", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
 """Places of files, which may move: what they hold is compared where a run keeps it (run/dataset.py, run/frozen.py)."""
@@ -84,6 +103,9 @@ RESUMABLE = (
     "steps",
     "log_every",
     "preview_every",
+    "eval_every",
+    "eval_split",
+    "eval_batches",
     "save_every",
     "keep",
     "mesh",

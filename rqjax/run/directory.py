@@ -22,6 +22,8 @@ from rqjax.store.remote import Path, to_path
 
 TOKENIZER = "tokenizer"
 """The folder in which a prior's run directory keeps the tokenizer that it was trained on: a run directory itself."""
+BEST = "best"
+"""The folder in which a run's directory keeps the model with the least loss on held-out images: one itself."""
 T = TypeVar("T")
 
 
@@ -61,6 +63,12 @@ class Run:
         return config
 
     @property
+    def home(self) -> Path:
+        """The directory with what belongs to all models of a run: of `best` the one around it, else `path`."""
+        around = self.path.parent
+        return around if self.path.name == BEST and (around / "config.json").is_file() else self.path
+
+    @property
     def step(self) -> int:
         """Finished steps; 0 for a model's folder."""
         return self._content.step
@@ -86,7 +94,7 @@ class Run:
     @functools.cached_property
     def kept_tokenizer(self) -> "Run | None":
         """The tokenizer that a prior's run directory keeps; None for other runs."""
-        return Run.find(self.path / TOKENIZER)
+        return Run.find(self.home / TOKENIZER)
 
     def tokenizer(self) -> "Run":
         """This run if it is a tokenizer's, else that of the tokenizer it keeps. Raises InputError if it keeps none."""
@@ -121,7 +129,7 @@ class Run:
     @property
     def licence(self) -> str:
         """The licence recorded beside the model; empty if there is none."""
-        return model_folder.read_licence(self.path)
+        return model_folder.read_licence(self.home)
 
     @property
     def licences(self) -> list[str]:

@@ -7,18 +7,18 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
 from rqjax.checks import at_least, one_of, rates
-from rqjax.data.images import to_float, to_uint8
+from rqjax.data.images import to_float
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Forward, Metrics, Tokenizer, TokenizerConfig
+from rqjax.interface import Batch, Forward, Metrics, Sums, Tokenizer, TokenizerConfig
 from rqjax.nets.discriminator import GANS, Discriminator, adaptive_weight, discriminator_loss, generator_loss
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.lpips import LPIPS, REMEDY, shapes
 from rqjax.quantize.pytree import pytree
+from rqjax.stages.measure import stacked, terms_of_images, tokenizer_rows, tokenizer_sums, total
 
 T = TypeVar("T")
 PREVIEWS = 8
@@ -72,6 +72,11 @@ class AutoencodeConfig:
         self.model.check()
         self.optimizer.check()
         self.discriminator_optimizer.check()
+
+    def weighted(self, terms: dict[str, Array]) -> Array:
+        """The loss that terms of the comparison of images make."""
+        pixels = terms["reconstruction"]
+        return pixels + self.perceptual_weight * terms["lpips"] if "lpips" in terms else pixels
 
     def build(self, steps: int) -> "Autoencode":
         """The stage for a run of `steps` steps; the discriminator's schedule spans those that it takes part in."""
@@ -211,18 +216,19 @@ class Autoencode:
 
     def preview(
         self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
-    ) -> dict[str, UInt8[Array, "n h w 3"]]:
-        return _preview(state.model if state.ema is None else state.ema, batch["image"][:PREVIEWS])
+    ) -> dict[str, UInt8[Array, "n h2 w 3"]]:
+        """The first images, and below them what tokenizer_rows makes of them."""
+        image, model = batch["image"][:PREVIEWS], state.model if state.ema is None else state.ema
+        return {"reconstructions": stacked(image, tokenizer_rows(model, image))}
 
-
-@jax.jit
-def _preview(model: Tokenizer, image: UInt8[Array, "n h w 3"]) -> dict[str, UInt8[Array, "n h2 w 3"]]:
-    """The images, their reconstructions, and those from the first 1, 2, ... codes one below the other."""
-    steps = model.progressive(to_float(image))
-    rows = {"originals": image, "reconstructions": to_uint8(steps[-1])}
-    if len(steps) > 1:
-        rows["reconstructions_by_depth"] = to_uint8(rearrange(steps, "steps n h w c -> n (steps h) w c"))
-    return rows
+    def evaluate(self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """`loss` is that of the pixels and of LPIPS; the model's own and the discriminator's belong to training."""
+        image, counts = to_float(batch["image"]), batch["counts"]
+        model = state.model if state.ema is None else state.ema
+        recon = model.progressive(image)
+        terms = terms_of_images(self.config.reconstruction, frozen, image, recon[-1])
+        losses = total({"loss": self.config.weighted(terms), **terms}, counts)
+        return losses | tokenizer_sums(model, image, recon, counts)
 
 
 def reconstruction_loss(
@@ -233,10 +239,6 @@ def reconstruction_loss(
     The mean of each image comes first, which is the work of one device, so what is left to add up over a mesh is short:
     the losses of 40 steps on one and on eight devices are within 2e-7. With one sum over all pixels it was 1.8e-6.
     """
-    error = image - recon
-    each = jnp.square(error) if config.reconstruction == "mse" else jnp.abs(error)
-    pixels = jnp.mean(jnp.mean(each, axis=(1, 2, 3)))  # of one image on one device
-    if lpips is None:
-        return pixels, {"reconstruction": pixels}
-    features = jnp.mean(lpips(image, recon))
-    return pixels + config.perceptual_weight * features, {"reconstruction": pixels, "lpips": features}
+    found = terms_of_images(config.reconstruction, lpips, image, recon)
+    terms = {name: jnp.mean(each) for name, each in found.items()}
+    return config.weighted(terms), terms

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
 from rqjax.data.images import to_float
-from rqjax.interface import Batch, Metrics
+from rqjax.interface import Batch, Metrics, Sums
 from rqjax.nets.classifier import Classifier, ClassifierConfig, Network
 from rqjax.quantize.pytree import pytree
+from rqjax.stages.measure import total
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -76,3 +77,10 @@ class Classify:
         self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
     ) -> dict[str, UInt8[Array, "n h w 3"]]:
         return {}
+
+    def evaluate(self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """`loss` and `accuracy`."""
+        logits, labels = state.model.network(to_float(batch["image"])), batch["label"]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        hit = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+        return total({"loss": loss, "accuracy": hit}, batch["counts"])

@@ -14,7 +14,7 @@ from rqjax import mesh, optim
 from rqjax.checks import at_least, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Tokenizer, TokenizerConfig
+from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Sums, Tokenizer, TokenizerConfig
 from rqjax.nets.condition import labels_of
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
@@ -135,6 +135,14 @@ class Predict:
         c, model, tokenizer = self.config, state.model if state.ema is None else state.ema, frozen["tokenizer"]
         labels = labels_of(batch, model.condition.field)[: c.preview_count]
         return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, c.draw)))}
+
+    def evaluate(self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Sums:
+        """The losses, by the batch's mean times the images that count; no dropout, and the codes drawn by `key`."""
+        model, read = state.model if state.ema is None else state.ema, self.config.fields | {"counts"}
+        floats = {name: to_float(x) if name == "image" else x for name, x in batch.items() if name in read}
+        metrics = model.loss(frozen["tokenizer"], floats, key, train=False)[1]
+        images = jnp.sum(batch["counts"].astype(jnp.float32))
+        return {"images": images} | {name: images * x for name, x in metrics.items() if "loss" in name}
 
 
 def accumulated(

@@ -80,6 +80,11 @@ class Checkpoints:
         items = {name: newest.item(name, part, places) for name, part in saved.items()}
         return dataclasses.replace(like, **items)  # pyrefly: ignore  (every state is a dataclass)
 
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps than `step`; every process of the run calls it."""
+        for later in [found for found in self._manager.all_steps() if found > step]:
+            self._manager.delete(later)
+
     def close(self) -> None:
         """Waits for a save under way, and ends the manager's threads. Raises RunError if the disk did not take it."""
         with self._saving():

@@ -10,7 +10,9 @@ import pytest
 from rqjax.errors import InputError
 from rqjax.programs.train import train
 from rqjax.run.directory import Run
+from rqjax.run.ledger import read_ledger
 from rqjax.run.log import read_metrics
+from rqjax.run.previews import found_previews
 from tests.configs.tiny import get_config
 from tests.conftest import equal
 
@@ -24,21 +26,42 @@ def tokenizer(tiny_run):
 
 @pytest.mark.parametrize("variant", ["rqvae", "rqtransformer"])
 def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
-    def config(steps):
+    """The interrupted one validates and draws pictures too, which must not change anything."""
+
+    def config(steps, watched=True):
         config = get_config(variant)
         config.steps = steps
+        if watched:
+            config.eval_every, config.eval_batches, config.preview_every = 3, 2, 3
         if variant == "rqtransformer":
             config.stage.tokenizer_path = str(tokenizer)
         return config
 
-    straight = train(config(6), tmp_path / "straight")
+    straight = train(config(6, watched=False), tmp_path / "straight")
     train(config(4), tmp_path / "halves")
     resumed = train(config(6), tmp_path / "halves")
     assert int(resumed.step) == 6
     assert equal(straight, resumed)
-    a, b = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "halves")
+    a, lines = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "halves")
+    b = [line for line in lines if "eval_loss" not in line]
     assert [line["step"] for line in a] == [line["step"] for line in b] == [2, 4, 6]
     assert [line["loss"] for line in a if "loss" in line] == [line["loss"] for line in b if "loss" in line]
+    held_out = {line["step"]: line for line in lines if "eval_loss" in line}
+    assert list(held_out) == [3, 4, 6]
+    best = Run.open(tmp_path / "halves" / "best")
+    assert best.step == min(held_out, key=lambda step: held_out[step]["eval_loss"])
+    if best.step == 6:
+        assert equal(best.model(), resumed.model)
+    assert best.tokenizer().config.stage.model == Run.open(tmp_path / "halves").tokenizer().config.stage.model
+    if variant == "rqvae":
+        assert {f"eval_{name}_{d + 1}" for name in ("psnr", "ssim", "usage", "perplexity") for d in range(4)} <= set(
+            held_out[6]
+        )
+    ledger = read_ledger(tmp_path / "halves")
+    assert ledger["starts"] == 2
+    assert min(ledger[name] for name in ("starting", "compiling", "saving", "evaluating")) > 0
+    pictures = {(step, name) for step, name, _ in found_previews(tmp_path / "halves")}
+    assert pictures == {(step, "reconstructions" if variant == "rqvae" else "samples") for step in (3, 6)}
 
 
 def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path):

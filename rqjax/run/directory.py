@@ -124,7 +124,7 @@ class Run:
     @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes of the data that it was trained on, by label; none if they are not known."""
-        return class_names(self.path)
+        return class_names(self.home)
 
     @property
     def licence(self) -> str:

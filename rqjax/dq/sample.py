@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rqjax.dq import positions
 from rqjax.dq.network import DQTransformerNetwork, Head
 from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
+from rqjax.nets.decoding import Cache, Layer, decode, empty_caches, in_compute_dtype, layers_of
 from rqjax.nets.sampling import Draws, row_keys
-from rqjax.nets.transformer import Block, Cache, decode, in_compute_dtype
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.pytree import pytree
 
@@ -98,8 +98,8 @@ def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Arr
         grain=cells - 1,
         # nothing follows the last token, so the caches have no place for it
         caches=(
-            network.position_stack.init_caches(batch, length - 1),
-            network.content_stack.init_caches(batch, length - 1),
+            empty_caches(network.position_stack, batch, length - 1),
+            empty_caches(network.content_stack, batch, length - 1),
         ),
     )
 
@@ -108,8 +108,8 @@ class _Unrolled(NamedTuple):
     """A network with its layers apart and its weights in the compute dtype, made once before the loop."""
 
     network: DQTransformerNetwork
-    position_blocks: tuple[Block, ...]
-    content_blocks: tuple[Block, ...]
+    position_layers: tuple[Layer, ...]
+    content_layers: tuple[Layer, ...]
     position_head: Head
     content_head: Head
 
@@ -117,8 +117,8 @@ class _Unrolled(NamedTuple):
 def _unrolled(network: DQTransformerNetwork) -> _Unrolled:
     return _Unrolled(
         network,
-        network.position_stack.unstack(),
-        network.content_stack.unstack(),
+        layers_of(network.position_stack),
+        layers_of(network.content_stack),
         in_compute_dtype(network.position_head, network.position_head.dtype),
         in_compute_dtype(network.content_head, network.content_head.dtype),
     )
@@ -139,7 +139,7 @@ def _step(
     last = jax.tree.map(lambda ids: ids[:, state.t], state.rows.tokens)
 
     x = parts.network.embed(last)
-    x, first = decode(parts.position_blocks, x[:, None], state.caches[0], state.t)
+    x, first = decode(parts.position_layers, x[:, None], state.caches[0], state.t)
     allowed = positions.allowed(layout, state.free, last.grain)
     drawn = draws.draw(POSITIONS, keys[:, 0], _only(allowed, parts.position_head(x[:, 0])))
     left = positions.remaining(layout, state.free)
@@ -147,7 +147,7 @@ def _step(
     position, grain = positions.follow(layout, last.position, last.grain, drawn, starts)
 
     x = x[:, 0].astype(jnp.float32) + parts.network.places(position, grain)
-    x, second = decode(parts.content_blocks, x[:, None], state.caches[1], state.t)
+    x, second = decode(parts.content_layers, x[:, None], state.caches[1], state.t)
     logits = parts.content_head(x[:, 0])
     drawn = draws.draw(CONTENTS, keys[:, 1], _only(jnp.arange(logits.shape[-1]) < layout.codebook_size, logits))
     content = positions.contents(layout, position, grain, drawn, starts)

@@ -1,34 +1,23 @@
-"""A transformer: a stack of equal pre-norm layers, scanned in training and unrolled over caches in decoding."""
+"""A transformer: a stack of equal pre-norm layers, scanned. nets.decoding runs a causal one token after token."""
 
 import dataclasses
-from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from rqjax.mesh import constrain, name_of
 from rqjax.nets.init import Rngs
 from rqjax.nets.partition import by_batch
 from rqjax.nets.rope import rope_angles, rotate
 
 NORMAL = nnx.initializers.normal(0.02)
 """Every weight and embedding of a transformer starts as N(0, 0.02); biases at 0, norms at 1 and 0."""
-Module = TypeVar("Module", bound=nnx.Module)
 Sizes = int | tuple[int, ...]
 MaybeKey = Key[Array, ""] | None
 Index = Int[Array, ""] | int
 LOWEST = jnp.finfo(jnp.float32).min
-
-
-class Cache(NamedTuple):
-    """The keys and values that one layer has seen, in arrays of the full length from the start."""
-
-    keys: Float[Array, "b length heads size"]
-    values: Float[Array, "b length heads size"]
 
 
 def dropout(key: MaybeKey, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
@@ -69,18 +58,6 @@ def attention(
     weights = jax.nn.softmax(logits, axis=-1)
     weights = dropout(key, weights, rate).astype(values.dtype)
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
-
-
-def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
-    """A copy of a module with its matrices and biases in `dtype` but its norms in float32.
-
-    It computes the same numbers: a loop over tokens need not convert them each time.
-    """
-
-    def convert(path: KeyPath, x: Array) -> Array:
-        return x if "norm" in name_of(path) else x.astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(convert, module)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,40 +103,34 @@ class Block(nnx.Module):
         """The layer's output, with dropout where there is a key."""
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
         y = self.norm1(x)
-        query, keys = self._query_and_key(y, 0)
+        query, keys = place(self, self.query(y), self.key(y), 0)
         y = attention(query, keys, self.value(y), mask, k1, self.settings.attention_dropout)
         return self._rest(x, y, k2, k3)
 
-    def _query_and_key(self, y: Float[Array, "b n dim"], index: Index) -> tuple[Array, Array]:
-        """The queries and keys of `n` tokens, the first of which is token `index` of its row."""
-        query, keys, settings = self.query(y), self.key(y), self.settings
-        if settings.qk_norm:
-            query, keys = self.query_norm(query), self.key_norm(keys)
-        if settings.rope:
-            tokens = index + jnp.arange(y.shape[1])[None]
-            angles = jnp.asarray(rope_angles(*settings.rope, query.shape[-1]))[tokens]
-            query, keys = rotate(query, angles), rotate(keys, angles)
-        return query.astype(settings.dtype), keys.astype(settings.dtype)
-
-    def extend(
-        self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "#b n length"]
-    ) -> tuple[Float[Array, "b n dim"], Cache]:
-        """The output for `n` more positions, and the cache with their keys and values written from `index` on."""
-
-        def write(old: Array, part: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), index, axis=1)
-
-        y = self.norm1(x)
-        query, keys = self._query_and_key(y, index)
-        cache = jax.tree.map(write, cache, Cache(keys, self.value(y)))
-        return self._rest(x, attention(query, cache.keys, cache.values, mask)), cache
-
     def _rest(self, x: Array, attended: Array, k1: MaybeKey = None, k2: MaybeKey = None) -> Array:
         x = x + dropout(k1, self.proj(attended), self.settings.dropout)
-        y = self.up(self.norm2(x))
-        y = y * jax.nn.sigmoid(1.702 * y) if self.settings.sigmoid_gelu else jax.nn.gelu(y, approximate=False)
+        y = gelu(self.up(self.norm2(x)), self.settings)
         x = x + dropout(k2, self.down(y), self.settings.dropout)
         return by_batch(x)
+
+
+def place(
+    block: Block, query: Float[Array, "b n heads size"], keys: Float[Array, "b n heads size"], index: Index
+) -> tuple[Float[Array, "b n heads size"], Float[Array, "b n heads size"]]:
+    """Queries and keys of `n` tokens from `index` on, normalised and rotated as the block's settings say."""
+    settings = block.settings
+    if settings.qk_norm:
+        query, keys = block.query_norm(query), block.key_norm(keys)
+    if settings.rope:
+        tokens = index + jnp.arange(query.shape[1])[None]
+        angles = jnp.asarray(rope_angles(*settings.rope, query.shape[-1]))[tokens]
+        query, keys = rotate(query, angles), rotate(keys, angles)
+    return query.astype(settings.dtype), keys.astype(settings.dtype)
+
+
+def gelu(x: Float[Array, "*shape"], settings: BlockSettings) -> Float[Array, "*shape"]:
+    """The exact GELU, or x sigmoid(1.702 x)."""
+    return x * jax.nn.sigmoid(1.702 * x) if settings.sigmoid_gelu else jax.nn.gelu(x, approximate=False)
 
 
 class Stack(nnx.Module):
@@ -188,8 +159,8 @@ class Stack(nnx.Module):
         if not self.layers:
             return x
         if self.causal:
-            causal = _causal(x.shape[1])
-            mask = causal if mask is None else causal & mask
+            past = causal(x.shape[1])
+            mask = past if mask is None else past & mask
 
         def step(x: Array, layer: tuple[Block, MaybeKey]) -> tuple[Array, None]:
             block, layer_key = layer
@@ -199,54 +170,7 @@ class Stack(nnx.Module):
         step = jax.checkpoint(step, prevent_cse=False) if self.remat else step
         return jax.lax.scan(step, by_batch(x.astype(self.dtype)), (self.blocks, keys))[0]
 
-    def unstack(self) -> tuple[Block, ...]:
-        """The layers one by one, to slice once before a decoding loop: a scan would copy the weights at every token.
 
-        Their matrices are in the compute dtype already.
-        """
-        if self.blocks is None:
-            return ()
-        blocks = in_compute_dtype(self.blocks, self.dtype)
-        return tuple(jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(self.layers))
-
-    def init_caches(self, batch: int, length: int) -> tuple[Cache, ...]:
-        """Empty caches for `length` positions, one per layer."""
-        if self.blocks is None:
-            return ()
-        layers, _, heads, size = self.blocks.query.kernel.shape
-        empty = constrain(jnp.zeros((batch, length, heads, size), self.dtype), "data", None, "model", None)
-        return tuple(Cache(empty, empty) for _ in range(layers))
-
-
-def prefill(
-    blocks: tuple[Block, ...], x: Float[Array, "b n dim"], caches: tuple[Cache, ...]
-) -> tuple[Float[Array, "b n dim"], tuple[Cache, ...]]:
-    """The outputs of the first `n` positions at once, and the caches that hold them."""
-    if not blocks:
-        return x, caches
-    n, length = x.shape[1], caches[0].keys.shape[1]
-    return _extend(blocks, x, caches, 0, jnp.pad(_causal(n), ((0, 0), (0, 0), (0, length - n))))
-
-
-def decode(
-    blocks: tuple[Block, ...], x: Float[Array, "b 1 dim"], caches: tuple[Cache, ...], index: Index
-) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
-    """The output of one more position, at `index`, which sees those up to its own, and the caches that hold it."""
-    if not blocks:
-        return x, caches
-    return _extend(blocks, x, caches, index, jnp.arange(caches[0].keys.shape[1])[None, None] <= index)
-
-
-def _causal(n: int) -> Bool[Array, "1 n n"]:
+def causal(n: int) -> Bool[Array, "1 n n"]:
+    """The mask of positions that see themselves and those before."""
     return jnp.tril(jnp.ones((1, n, n), bool))
-
-
-def _extend(
-    blocks: tuple[Block, ...], x: Array, caches: tuple[Cache, ...], index: Index, mask: Array
-) -> tuple[Array, tuple[Cache, ...]]:
-    x = constrain(x.astype(blocks[0].settings.dtype), "data", None, None)
-    written = []
-    for block, cache in zip(blocks, caches, strict=True):
-        x, cache = block.extend(x, cache, index, mask)
-        written.append(cache)
-    return x, tuple(written)

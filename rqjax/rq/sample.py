@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.interface import Quantizer
+from rqjax.nets.decoding import Cache, decode, empty_caches, in_compute_dtype, layers_of, prefill
 from rqjax.nets.sampling import Draws, row_keys
-from rqjax.nets.transformer import Cache, decode, in_compute_dtype, prefill
 from rqjax.rq.network import RQTransformerNetwork
 
 Carry = tuple[Float[Array, "b dim"], tuple[Cache, ...]]
@@ -31,9 +31,9 @@ def generate(
     batch, length = ids.shape
     positions, given = network.pos_emb_hw.shape[0], prefix.shape[1]
     keys = row_keys(key, batch)
-    blocks = network.body.unstack()
+    layers = layers_of(network.body)
     x = network.prefix(ids, prefix, network.vectors(quantizer, prefix))
-    x, caches = prefill(blocks, x, network.body.init_caches(batch, length + positions - 1))
+    x, caches = prefill(layers, x, empty_caches(network.body, batch, length + positions - 1))
     draw = _position_sampler(network, quantizer, draws)
 
     def step(carry: Carry, t: Int[Array, ""]) -> tuple[Carry, Int[Array, "b depth"]]:
@@ -42,7 +42,7 @@ def generate(
         x = network.tokens(codes[:, None], network.vectors(quantizer, codes[:, None])) + network.pos_emb_hw[t]
         # At the last position this result is not used: the cache is one slot short on purpose, and the write is
         # clamped to the last slot, which is never read again.
-        x, caches = decode(blocks, x, caches, length + t)
+        x, caches = decode(layers, x, caches, length + t)
         return (x[:, 0], caches), codes
 
     _, codes = jax.lax.scan(step, (x[:, -1], caches), jnp.arange(given, positions))
@@ -53,14 +53,14 @@ def _position_sampler(
     network: RQTransformerNetwork, quantizer: Quantizer, draws: Draws
 ) -> Callable[[Float[Array, "b dim"], Key[Array, "b"]], Int[Array, "b depth"]]:
     """A function that draws the codes of one position from the body's output there and a key for each row."""
-    blocks, classifier = network.head.unstack(), in_compute_dtype(network.classifier, network.classifier.dtype)
+    layers, classifier = layers_of(network.head), in_compute_dtype(network.classifier, network.classifier.dtype)
     depth = network.pos_emb_d.shape[0]
 
     def draw(spatial: Float[Array, "b dim"], keys: Key[Array, "b"]) -> Int[Array, "b depth"]:
-        caches = network.head.init_caches(spatial.shape[0], depth)
+        caches = empty_caches(network.head, spatial.shape[0], depth)
         x, codes = spatial.astype(jnp.float32), jnp.zeros((spatial.shape[0], 0), jnp.int32)
         for d in range(depth):
-            x, caches = decode(blocks, (x + network.pos_emb_d[d])[:, None], caches, d)
+            x, caches = decode(layers, (x + network.pos_emb_d[d])[:, None], caches, d)
             subkeys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, d)
             code = draws.draw(d, subkeys, classifier.at(x[:, 0], d))
             codes = jnp.concatenate([codes, code[:, None]], axis=1)

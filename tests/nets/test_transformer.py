@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rqjax.nets.transformer import BlockSettings, Stack, decode, dropout, prefill
+from rqjax.nets.decoding import decode, empty_caches, layers_of, prefill
+from rqjax.nets.transformer import Block, BlockSettings, Stack, dropout
 from tests.conftest import assert_same_gradients, transformer_terms
 
 
@@ -21,6 +22,10 @@ def perturbed(tree):
     return jax.tree.map(lambda x: x + 0.2 * jax.random.normal(next(keys), x.shape), tree)
 
 
+def blocks_of(stack: Stack) -> list[Block]:
+    return [jax.tree.map(lambda x, i=i: x[i], stack.blocks) for i in range(stack.layers)]
+
+
 @pytest.fixture
 def x():
     return jax.random.normal(jax.random.key(1), (2, 7, 32))
@@ -29,7 +34,7 @@ def x():
 def test_scan_equals_the_layers_one_by_one(x):
     stack = make_stack()
     y, mask = x, jnp.tril(jnp.ones((1, 7, 7), bool))
-    for block in stack.unstack():
+    for block in blocks_of(stack):
         y = block(y, mask)
     np.testing.assert_allclose(stack(x), y, atol=1e-5, rtol=1e-5)
 
@@ -65,13 +70,14 @@ def test_rematerialisation_changes_no_gradient(x):
     assert_same_gradients(grad(other), grad(plain), transformer_terms(layers=3, dim=32, tokens=2 * 7))
 
 
-def test_prefill_then_decode_equals_the_whole(x):
-    stack = make_stack()
-    blocks, caches = stack.unstack(), stack.init_caches(2, 7)
-    y, caches = prefill(blocks, x[:, :3], caches)
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "rope": (1, 2, 3)}, {"sigmoid_gelu": True}])
+def test_prefill_then_decode_equals_the_whole(x, options):
+    stack = make_stack(**options)
+    layers, caches = layers_of(stack), empty_caches(stack, 2, 7)
+    y, caches = prefill(layers, x[:, :3], caches)
     parts = [y]
     for i in range(3, 7):
-        y, caches = decode(blocks, x[:, i : i + 1], caches, jnp.array(i))
+        y, caches = decode(layers, x[:, i : i + 1], caches, jnp.array(i))
         parts.append(y)
     np.testing.assert_allclose(jnp.concatenate(parts, 1), stack(x), atol=1e-5, rtol=1e-5)
 
@@ -85,7 +91,7 @@ def test_bfloat16_stays_near_float32(x):
 @pytest.mark.parametrize("sigmoid_gelu", [False, True])
 def test_the_two_gelus(sigmoid_gelu):
     """With the attention's output silenced, the layer is x + down(gelu(up(norm(x))))."""
-    block = make_stack(layers=1, sigmoid_gelu=sigmoid_gelu).unstack()[0]
+    block = blocks_of(make_stack(layers=1, sigmoid_gelu=sigmoid_gelu))[0]
     block.proj.kernel, block.proj.bias = jnp.zeros_like(block.proj.kernel), jnp.zeros_like(block.proj.bias)
     x = jax.random.normal(jax.random.key(2), (1, 1, 32))
     y = np.asarray(block.up(block.norm2(x)), np.float64)

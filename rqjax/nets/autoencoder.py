@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
+from rqjax.nets.convolution import convolve
 from rqjax.nets.init import DTYPES, torch_uniform
 from rqjax.nets.partition import by_batch, gathered
 
@@ -64,6 +65,7 @@ def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride:
         dtype=dtype,
         kernel_init=init,
         bias_init=init,
+        conv_general_dilated=convolve,
         promote_dtype=gathered,
         rngs=rngs,
     )

@@ -1,0 +1,89 @@
+"""Convolutions whose kernel gradients are matrix products on a CPU, for large images.
+
+There the compiler's own kernel gradient takes several times as long as the forward pass, and gains nothing from a
+second core. On other platforms, and for small images, nothing changes.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LARGE = 128 * 128
+"""Positions of an image from which products are faster (benchmarks/kernel_gradients.py)."""
+TOGETHER = 2048
+"""Positions whose neighbourhoods are laid side by side at once, so that they stay in a core's cache."""
+
+
+def convolve(
+    x: Float[Array, "b h w inputs"],
+    kernel: Float[Array, "kh kw inputs outputs"],
+    strides: tuple[int, ...],
+    padding: Any,
+    **options: Any,
+) -> Float[Array, "b h2 w2 outputs"]:
+    """jax.lax.conv_general_dilated for nnx.Conv; 3x3 kernels of stride 1 over large images learn by products."""
+    b, h, w, _ = x.shape
+    common = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME"
+    if common and h * w >= LARGE and h % _rows(b, w) == 0:
+        return _convolve(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def _rows(batch: int, width: int) -> int:
+    """The rows of a batch of images that make one block."""
+    return max(1, TOGETHER // (batch * width))
+
+
+def _plain(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def _convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
+    return _plain(x, kernel)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _plain(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], gradient: Float[Array, "b h w outputs"]) -> tuple[Array, Array]:
+    x, kernel = saved
+    (by_input,) = jax.vjp(lambda x: _plain(x, kernel), x)[1](gradient)
+
+    def plain(x: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda kernel: _plain(x, kernel), kernel)[1](gradient)[0]
+
+    products = functools.partial(kernel_gradient, dtype=kernel.dtype)
+    return by_input, jax.lax.platform_dependent(x, gradient, cpu=products, default=plain)
+
+
+def kernel_gradient(
+    x: Float[Array, "b h w inputs"], gradient: Float[Array, "b h w outputs"], dtype: Any
+) -> Float[Array, "3 3 inputs outputs"]:
+    """The gradient of a padded 3x3 convolution of stride 1 by its kernel, as products summed over blocks of rows.
+
+    Of input and gradient the narrower is the one that is laid out nine times, shifted.
+    """
+    if gradient.shape[-1] < x.shape[-1]:
+        # the same sum with the shift on the other side: neighbours change sign, so the kernel is turned
+        return kernel_gradient(gradient, x, dtype)[::-1, ::-1].swapaxes(2, 3)
+    b, h, w, inputs = x.shape
+    rows = _rows(b, w)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def add(total: Array, block: Array) -> tuple[Array, None]:
+        here = jax.lax.dynamic_slice_in_dim(padded, block * rows, rows + 2, axis=1)
+        of_outputs = jax.lax.dynamic_slice_in_dim(gradient, block * rows, rows, axis=1).reshape(-1, gradient.shape[-1])
+        shifted = [here[:, i : i + rows, j : j + w] for i in range(3) for j in range(3)]
+        neighbours = jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * inputs)
+        return total + jnp.einsum("np,nq->pq", neighbours, of_outputs, preferred_element_type=jnp.float32), None
+
+    total = jnp.zeros((9 * inputs, gradient.shape[-1]), jnp.float32)
+    return jax.lax.scan(add, total, jnp.arange(h // rows))[0].reshape(3, 3, inputs, -1).astype(dtype)
+
+
+_convolve.defvjp(_forward, _backward)

@@ -26,7 +26,8 @@ def local(tmp_path):
     def start(program: str, *words: str, **environ: str) -> subprocess.Popen:
         (binaries / "rqjax").write_text("#!/usr/bin/env bash\n" + program)
         (binaries / "rqjax").chmod(0o755)
-        command = ["bash", str(checkout / "launch" / "local.sh"), *words]
+        # what nohup and background jobs ignore, bash cannot trap
+        command = ["env", "--default-signal", "bash", str(checkout / "launch" / "local.sh"), *words]
         return subprocess.Popen(
             command, env=dict(os.environ, **environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -93,7 +93,7 @@ WORDS = {
     "an unknown flag": (sample("--lable=3"), "Did you mean: label"),
     "a flag without its value": (["sample", "--prior"], "prior"),
     "a stray word": (sample("8"), "unexpected words ['8']: every input is a --flag"),
-    "two stray words": (["report", "runs/a", "runs/b"], "unexpected words ['runs/a', 'runs/b']"),
+    "two stray words": (["train", "runs/a", "runs/b"], "unexpected words ['runs/a', 'runs/b']"),
     "a switch with a word": (sample("--ema=perhaps"), "ema"),
 }
 SAMPLE = {
@@ -173,7 +173,7 @@ RECONSTRUCT = {
     "a picture that is there": (reconstruct("--out=old.png"), "old.png exists already"),
 }
 REPORT = {
-    "no runs": (["report"], "report needs --runs DIR[,DIR ...]"),
+    "no runs": (["report"], "report needs run directories: rqjax report DIR [DIR ...]"),
     "a missing run": (["report", "--runs=nowhere"], "nowhere"),
     "no lines": (["report", "--runs=run,blank"], "blank"),
     "a file": (["report", "--runs=file"], "file"),

@@ -19,6 +19,7 @@ def test_train_writes_a_run_directory(command, tmp_path):
         "checkpoints",
         "config.json",
         "data.json",
+        "ledger.json",
         "metrics.jsonl",
         "parameters.txt",
         "tensorboard",

@@ -27,6 +27,16 @@ with Notice() as notice:
 """
 
 
+@pytest.fixture(autouse=True)
+def default_signals():
+    """A shell's background jobs, and those of nohup, are started with signals ignored, which a run respects."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_is_noted_and_its_handler_taken_back(number):
     before = signal.getsignal(number)
@@ -87,7 +97,7 @@ def test_a_run_outlives_its_terminal(tmp_path, monkeypatch):
     def gone(_):
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=gone, flush=lambda: None))
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=gone, flush=lambda: None, isatty=lambda: False))
     log = Log(tmp_path, start=0, steps=2, images_per_step=1)
     log.say("nobody reads this")
     log.scalars(1, {"loss": 1.0})

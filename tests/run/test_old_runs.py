@@ -120,7 +120,7 @@ def test_old_priors_give_the_same_samples(old, truth, name, program, tmp_path):
     for kind, words in truth["words"].items():
         program("sample", f"--prior={old / name}", "--label=1,8", "--count=2", *words, f"--out={tmp_path / kind}.npz")
         with np.load(tmp_path / f"{kind}.npz") as data:
-            found = np.int32(data["image"])
+            found = np.int32(data["arr_0"])
         expected = np.array(truth["runs"][name]["samples"][kind])
         assert found.shape == expected.shape
         same = np.abs(found - expected).max() <= 1  # a byte's own rounding

@@ -137,7 +137,7 @@ def poisoned(monkeypatch):
 
                 return jax.tree.map(spoil, new), jax.tree.map(spoil, metrics)
 
-            parts = {"init": stage.init, "frozen_shapes": stage.frozen_shapes, "preview": stage.preview}
+            parts = {name: getattr(stage, name) for name in ("init", "frozen_shapes", "preview", "evaluate")}
             return types.SimpleNamespace(train_step=train_step, **parts)
 
         monkeypatch.setattr(kind, "build", poisoned_build)

@@ -33,7 +33,8 @@ def tokenizer(tmp_path_factory):
 def test_a_run_becomes_a_folder_and_a_run_again(tiny_run, tmp_path):
     prior = tiny_run("rqtransformer")
     convert.run_to_folder(str(prior), str(tmp_path / "folder"))
-    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"config.json", "model.safetensors", "tokenizer"}
+    files = {"config.json", "model.safetensors", "classes.json", "tokenizer"}
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == files
     convert.folder_to_run(str(tmp_path / "folder"), str(tmp_path / "run"))
     assert Run.open(tmp_path / "run").step == 0
     for place in (tmp_path / "folder", tmp_path / "run"):

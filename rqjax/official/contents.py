@@ -48,7 +48,7 @@ def other_items(
 ) -> tuple[dict[str, Discriminator], dict[str, np.ndarray]]:
     """The rest of a file beside the model: our discriminator by name if there is one, and all other tensors.
 
-    `ours` are the keys that our model gives back.
+    `ours` are the keys that our model gives back. The sizes of the discriminator in `config` become those of the file.
     """
     rest = {key: x for key, x in state_dict.items() if key not in ours and PREFIX + key not in ours}
     rest = {key: x for key, x in rest.items() if not key.startswith(FIRST_STAGE)}
@@ -61,7 +61,8 @@ def other_items(
         return {}, rest
     if not isinstance(config.stage, AutoencodeConfig):
         raise InputError("the file holds a discriminator, but its configuration is that of a prior: give another one")
-    critic = discriminator.from_torch(config.stage.disc_ndf, config.stage.disc_num_layers, tensors)
+    config.stage.disc_ndf, config.stage.disc_num_layers = discriminator.sizes(tensors)
+    critic = discriminator.from_torch(tensors)
     left = {key: x for key, x in rest.items() if not key.startswith(prefix) or key.endswith(discriminator.RUNNING)}
     return {"discriminator": critic}, left
 

@@ -25,6 +25,8 @@ from rqjax.run.config import Config
 
 RQ_LICENCE = "CC-BY-NC-SA-4.0"
 """Under which kakaobrain publishes the weights of its RQ models: not for commercial use."""
+TARGETS = {"cross_entropy": "hard", "soft_target_cross_entropy": "soft"}
+"""Our targets by the `type` of the section `loss`; the first is the official default."""
 ModelConfig = RQVAEConfig | RQTransformerConfig | DQVAEConfig | DQTransformerConfig
 
 
@@ -141,16 +143,14 @@ def _rqtransformer(top: Section, arch: Section) -> RQTransformerConfig:
             raise InputError(f"arch.vocab_size is {ours}, dataset.vocab_size is {sizes}: correct one")
         options = options | {"vocab_size": sizes}
     config = rqtransformer_config(options)
-    if not top.has("loss"):
-        return config
-    loss = top.section("loss")
+    loss = top.section("loss", optional=True)
     config = dataclasses.replace(
         config,
-        target="soft" if loss.text("type", "") == "soft_target_cross_entropy" else "hard",
+        target=TARGETS[loss.text("type", "cross_entropy", choices=TARGETS)],
         temperature=loss.number("temp", 1.0),
         stochastic=loss.flag("stochastic_codes", False),
         image_loss_weight=loss.number("img_weight", config.image_loss_weight),
         text_loss_weight=loss.number("txt_weight", config.text_loss_weight),
     )
-    config.check()
+    loss.check(config.check, temperature="temp", image_loss_weight="img_weight", text_loss_weight="txt_weight")
     return config

@@ -41,6 +41,18 @@ BUDGETS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
 }
 """The shares that each budget is told, coarser first, and the grids that it takes for granted if it isn't told."""
 
+_ENCODER, _DECODER, _QUANTIZER = (f"params.{name}.params" for name in ("encoderconfig", "decoderconfig", "vqconfig"))
+NAMES = {
+    **{name: f"{_ENCODER}.{name}" for name in ("resolution", "ch", "num_res_blocks", "z_channels")},
+    **{name: f"{_ENCODER}.{name}" for name in ("ch_mult", "attn_resolutions")},
+    **{f"decoder_{name}": f"{_DECODER}.{name}" for name in ("ch", "num_res_blocks", "ch_mult", "attn_resolutions")},
+    **{"embed_dim": f"{_QUANTIZER}.codebook_dim", "codebook_size": f"{_QUANTIZER}.codebook_size"},
+    **{"decay": f"{_QUANTIZER}.decay", "commitment_weight": f"{_QUANTIZER}.commitment_beta"},
+    "groups": f"{_ENCODER}.router_config.params.normalization_type",
+    **{"ratios": "params.lossconfig.params.budget_loss_config.params", "windows": f"{_DECODER}.window_size"},
+}
+"""The options, by our fields, that errors of our check may be about."""
+
 
 def dqvae_config(model: object, place: str = "model", entropy: Entropy = RELEASED) -> DQVAEConfig:
     """Our config for the `model` section of an official file, which is at `place` there.
@@ -80,7 +92,7 @@ def dqvae_config(model: object, place: str = "model", entropy: Entropy = RELEASE
     loss = _loss(params.section("lossconfig"))
     config.routing = _by_entropy(encoder, patch, entropy) if by_entropy else _by_features(encoder, loss, grids)
     top.finish()
-    config.check()
+    top.check(config.check, **NAMES)
     return config
 
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.dq.vae import DQVAEConfig
+from rqjax.errors import InputError
+from rqjax.nets.discriminator import GANS
 from rqjax.official.section import Section
 from rqjax.optim import OptimizerConfig
 from rqjax.rq.transformer import RQTransformerConfig
@@ -42,8 +44,8 @@ def rqvae_run(model: RQVAEConfig, document: Section, reconstruction: str) -> Con
     if disc.has("optimizer"):
         stage.discriminator_optimizer = _optimizer(disc.section("optimizer"), stage.discriminator_optimizer, epoch)
     stage.disc_num_layers = arch.whole("num_layers", stage.disc_num_layers)
-    stage.disc_start = round(loss.number("disc_start", 0.0) * epoch)
-    stage.disc_weight = stage.disc_loss_weight = loss.number("disc_weight", stage.disc_weight)
+    stage.disc_start = round(_weight(loss, "disc_start", 0.0) * epoch)
+    stage.disc_weight = stage.disc_loss_weight = _weight(loss, "disc_weight", stage.disc_weight)
     _set_adversary(stage, arch, loss)
     return config
 
@@ -60,14 +62,42 @@ def rqtransformer_run(model: RQTransformerConfig, document: Section) -> Config:
 def dqvae_run(model: DQVAEConfig, section: Section) -> Config:
     """The run of a DQ-VAE, described by its `model` section."""
     config, stage = _recipe("imagenet_dqvae", "dual_feature", AutoencodeConfig)
-    loss = section.section("params").section("lossconfig").section("params", optional=True)
+    stage.model, params = model, section.section("params")
+    if params.section("lossconfig").text("target").endswith("DummyLoss"):  # of a tokenizer in a prior's file
+        return config
+    loss = params.section("lossconfig").section("params", optional=True)
+    loss.expect(disc_conditional=False)
     disc = loss.section("disc_config", optional=True).section("params", optional=True)
-    stage.model, stage.disc_num_layers = model, disc.whole("n_layers", stage.disc_num_layers)
-    stage.disc_weight = loss.number("disc_weight", stage.disc_weight)
-    stage.disc_weight_max = loss.number("disc_weight_max", stage.disc_weight_max)
-    stage.adaptive = loss.flag("disc_adaptive_loss", stage.adaptive)
+    disc.expect(input_nc=3, use_actnorm=False)
+    stage.disc_num_layers = disc.whole("n_layers", stage.disc_num_layers)
+    epoch = config.save_every if params.flag("loss_with_epoch", True) else 1
+    stage.disc_start = round(_weight(loss, "disc_start", 0.0) * epoch)
+    _set_weights(stage, loss)
     _set_adversary(stage, disc, loss)
     return config
+
+
+def _set_weights(stage: AutoencodeConfig, loss: Section) -> None:
+    """Sets the weights of a DQ-VAE's adversarial losses, all of which `disc_factor` multiplies.
+
+    Without `disc_adaptive_loss` the official weight is the cap itself, and a cap of 0, which for us is none, leaves no
+    adversarial loss at all.
+    """
+    factor, weight = _weight(loss, "disc_factor", 1.0), _weight(loss, "disc_weight", 1.0)
+    cap = _weight(loss, "disc_weight_max") if loss.has("disc_weight_max") else None
+    stage.adaptive = loss.flag("disc_adaptive_loss", True)
+    if not stage.adaptive:
+        weight, cap = _weight(loss, "disc_weight_max"), None
+    stage.disc_weight = 0.0 if cap == 0 else factor * weight
+    stage.disc_weight_max = factor * (cap or 0.0)
+    stage.disc_loss_weight = factor
+
+
+def _weight(section: Section, key: str, default: float | None = None) -> float:
+    """A number of at least 0."""
+    if (found := section.number(key, default)) < 0:
+        raise InputError(f"{section.place}.{key} is {found}: expected a number of at least 0")
+    return found
 
 
 def dqtransformer_run(model: DQTransformerConfig, tokenizer: DQVAEConfig, section: Section) -> Config:
@@ -124,5 +154,5 @@ def _optimizer(section: Section, ours: OptimizerConfig, epoch: int) -> Optimizer
 
 def _set_adversary(stage: AutoencodeConfig, disc: Section, loss: Section) -> None:
     stage.disc_ndf = disc.whole("ndf", stage.disc_ndf)
-    stage.gan = loss.text("disc_loss", stage.gan)
-    stage.perceptual_weight = loss.number("perceptual_weight", stage.perceptual_weight)
+    stage.gan = loss.text("disc_loss", stage.gan, choices=GANS)
+    stage.perceptual_weight = _weight(loss, "perceptual_weight", stage.perceptual_weight)

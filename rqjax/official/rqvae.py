@@ -11,6 +11,14 @@ from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 from rqjax.torchfile.table import Entry, StateDict, shapes_of
 
+NAMES = {
+    **{name: f"ddconfig.{name}" for name in ("resolution", "ch", "num_res_blocks", "z_channels")},
+    **{name: f"ddconfig.{name}" for name in ("ch_mult", "attn_resolutions")},
+    **{"codebook_size": "hparams.n_embed", "commitment_weight": "hparams.latent_loss_weight"},
+    **{name: f"hparams.{name}" for name in ("embed_dim", "decay", "code_shape")},
+}
+"""The options, by our fields, that errors of our check may be about."""
+
 
 def rqvae_config(arch: object) -> RQVAEConfig:
     """Our config for the `arch` section of an official YAML of type rq-vae; defaults are those of the official loader.
@@ -42,7 +50,7 @@ def rqvae_config(arch: object) -> RQVAEConfig:
     )
     latent = hparams.wholes("latent_shape", 3)
     top.finish()
-    config.check()
+    top.check(config.check, **NAMES)
     ours = (config.latent_size, config.latent_size, config.embed_dim)
     if latent != ours:
         raise InputError(f"arch.hparams.latent_shape is {latent}: expected {ours}, which the rest of the file makes it")

@@ -5,11 +5,14 @@ import json
 import math
 import pathlib
 
-from rqjax.errors import InputError
-from rqjax.quantize.entropy import BINS, read_thresholds
+from rqjax.errors import InputError, printable
+from rqjax.files import read_regular
+from rqjax.quantize.entropy import BINS, parse_thresholds
 
 PUBLISHED = pathlib.Path(__file__).parent.parent / "assets" / "entropy_thresholds.json"
 """Of each published table the percentiles that any published config asks for; bins "0_1", patches of 16."""
+TABLE_BYTES = 2**17
+"""The longest table, thirty times the official ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +42,30 @@ class Entropy:
             raise InputError(f"ratio {ratio} is outside [0, 1]: give the share of regions that are to be fine")
         try:
             table = self._table(path)
-            values = read_thresholds(table, self.bins, patch) if table else _published(path, patch)
+            values = self._read(table, patch) if table else _published(path, patch)
             percentile = int(100 - 100 * ratio)
             if percentile in (0, 100):
                 return -math.inf if percentile == 0 else math.inf
             return values[percentile]
         except KeyError as error:
             raise InputError(f"percentile {error} of {path!a} is not known here: put it beside the YAML file") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(str(error)) from None
 
+    def _read(self, table: pathlib.Path, patch: int) -> dict[int, float]:
+        try:
+            text = read_regular(table, TABLE_BYTES)
+        except (OSError, ValueError) as error:
+            reason = printable(error, 200)
+            raise InputError(f"threshold table {table} cannot be read ({reason}): give a JSON file") from None
+        return parse_thresholds(text, table, self.bins, patch)
+
     def _table(self, path: str) -> pathlib.Path | None:
-        """The file, if it is there and a regular one: a device may never end."""
+        """The file, if there is any of a name that the path may mean."""
         given = pathlib.Path(path)
         folders = [] if self.folder is None else [self.folder / given, self.folder / given.name]
         candidates = [given] if given.is_absolute() else folders
-        return next((candidate for candidate in candidates if candidate.is_file()), None)
+        return next((candidate for candidate in candidates if candidate.exists()), None)
 
 
 RELEASED = Entropy()

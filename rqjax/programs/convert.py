@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from rqjax.dq.vae import DQVAEConfig
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.flags.convert import (
     EMA,
     ENTROPY_BINS,
@@ -56,7 +56,7 @@ def main(_: Sequence[str]) -> None:
         print(f"its router's entropies have the bins {bins}: 0_1 is that of the published weights, -1_1 that of the")
         print("official code since July 2023 (the official files do not say it; see --entropy_bins)")
     for licence in [] if TO_TORCH.value else Run.open(out).licences:
-        print(f"licence of the weights: {licence}")
+        print(f"licence of the weights: {printable(licence, 200)}")
 
 
 def torch_to_folder(

@@ -12,7 +12,7 @@ from einops import rearrange
 
 from rqjax.data.images import enlarge, named_rows, tile, to_uint8
 from rqjax.dq.transformer import DQTransformer
-from rqjax.errors import InputError
+from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
     BATCH,
     COUNT,
@@ -63,7 +63,7 @@ def main(_: Sequence[str]) -> None:
     _write(out, images, labels, [run.classes[row] if run.classes else str(row) for row in rows])
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
     for licence in dict.fromkeys([*run.licences, *other.licences]):
-        print(f"licence of the weights: {licence}")
+        print(f"licence of the weights: {printable(licence, 200)}")
 
 
 def _write(out: pathlib.Path, images: np.ndarray, labels: np.ndarray, rows: Sequence[str]) -> None:

@@ -81,18 +81,27 @@ def table_json(values: Mapping[int, float], bins: str, patch: int) -> str:
 
 
 def read_thresholds(path: str | os.PathLike[str], bins: str, patch: int) -> dict[int, float]:
-    """The percentiles in a JSON file, checked to have been computed with `bins` and `patch`.
+    """The percentiles in a JSON file, see parse_thresholds. Raises ValueError for anything else."""
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"threshold table {path} cannot be read ({error}): give a JSON file of percentiles") from error
+    return parse_thresholds(content, path, bins, patch)
+
+
+def parse_thresholds(text: bytes, path: str | os.PathLike[str], bins: str, patch: int) -> dict[int, float]:
+    """The percentiles in the text of a JSON file at `path`, checked to have been computed with `bins` and `patch`.
 
     A file that holds the 99 keys alone is an official one, which does not say how it was computed: it is taken at its
     word. Raises ValueError for anything else.
     """
     try:
-        content = json.loads(pathlib.Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"threshold table {path} cannot be read ({error}): give a JSON file of percentiles") from error
     percentiles = [str(k) for k in range(1, 100)]
     found = content if isinstance(content, dict) else {}
-    unusable = [k for k in percentiles if not isinstance(found.get(k), int | float)]
+    unusable = [k for k in percentiles if not (isinstance(found.get(k), int | float) and abs(found[k]) < 1e30)]
     if unusable or set(found) - {*percentiles, "bins", "patch"}:
         raise ValueError(f"threshold table {path} does not hold exactly the percentiles 1 to 99: compute it anew")
     its_bins, its_patch = found.get("bins", bins), found.get("patch", patch)

@@ -21,7 +21,7 @@ def case():
 
 @pytest.fixture(scope="module")
 def official(case):
-    return from_torch(case.meta["ndf"], case.meta["n_layers"], case.state_dict())
+    return from_torch(case.state_dict())
 
 
 def test_logits_and_losses_equal_the_reference(case, official):

@@ -1,9 +1,12 @@
 import copy
+import json
+import os
 
 import pytest
 
 from rqjax.errors import InputError
 from rqjax.official import documents
+from rqjax.official.thresholds import Entropy
 from tests.official_files import DOCUMENTS, RQTRANSFORMER, RQVAE
 
 
@@ -109,12 +112,64 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(family):
     assert [message for message in refused if not message.isprintable()] == []
 
 
-def test_a_threshold_table_that_is_a_device_is_not_opened():
+def test_a_threshold_table_is_a_small_regular_file(tmp_path):
     document = copy.deepcopy(DOCUMENTS["dqvae"])
     router = document["model"]["params"]["encoderconfig"]["params"]["router_config"]["params"]
-    router["json_path"] = "/dev/zero"
-    with pytest.raises(InputError, match="'/dev/zero' cannot be read"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_text(" " * 2**20)
+    (tmp_path / "deep").write_text("[" * 100_000)
+    (tmp_path / "huge").write_text(json.dumps(dict.fromkeys(range(1, 100), 10**400)))
+    kinds = {"/dev/zero": "a device", "pipe": "a pipe", "long": "1048576 bytes", "deep": "recursion", "huge": "exactly"}
+    for path, reason in kinds.items():
+        router["json_path"] = path
+        with pytest.raises(InputError, match=f"threshold table .*{path} .*{reason}"):
+            documents.read(document, Entropy(folder=tmp_path))
+
+
+def dq_stage(**options):
+    document = copy.deepcopy(DOCUMENTS["dqvae"])
+    document["model"]["params"]["lossconfig"]["params"] |= options
+    return documents.read(document).run.stage
+
+
+def test_the_loss_of_a_dqvae_is_that_of_the_file():
+    weights = lambda stage: (stage.disc_weight, stage.disc_weight_max, stage.disc_loss_weight, stage.adaptive)  # noqa: E731
+    assert weights(dq_stage()) == (1.0, 0.75, 1.0, True)
+    assert weights(dq_stage(disc_weight_max=None)) == (1.0, 0.0, 1.0, True)  # no cap
+    assert weights(dq_stage(disc_weight_max=0)) == (0.0, 0.0, 1.0, True)  # a cap that leaves nothing
+    assert weights(dq_stage(disc_factor=0.5, disc_weight=3)) == (1.5, 0.375, 0.5, True)
+    assert weights(dq_stage(disc_adaptive_loss=False, disc_weight=3)) == (0.75, 0.0, 1.0, False)
+    assert dq_stage(disc_start=2).disc_start == 2 * 5339  # epochs
+    for wrong, message in (
+        ({"disc_adaptive_loss": False, "disc_weight_max": None}, "lossconfig.params.disc_weight_max is missing"),
+        ({"disc_factor": -1}, "disc_factor is -1.0: expected a number of at least 0"),
+        ({"disc_conditional": True}, "disc_conditional is True: expected False"),
+        ({"disc_loss": "bce"}, "disc_loss is 'bce': expected one of hinge, vanilla"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dq_stage(**wrong)
+
+
+def test_the_loss_of_a_prior_is_a_known_one():
+    document = copy.deepcopy(RQTRANSFORMER)
+    del document["loss"]
+    assert documents.read(document).model.target == "hard"  # the official default
+    document["loss"] = {"type": "focal"}
+    with pytest.raises(InputError, match=r"loss\.type is 'focal': expected one of cross_entropy, soft_target_cross"):
         documents.read(document)
+    document["loss"] = {"temp": -1.0}
+    with pytest.raises(InputError, match=r"loss\.temp"):
+        documents.read(document)
+
+
+def test_errors_of_tokenizers_name_the_options_of_the_file():
+    rq, dq = copy.deepcopy(RQVAE), copy.deepcopy(DOCUMENTS["dqvae"])
+    rq["arch"]["ddconfig"]["resolution"] = 15
+    with pytest.raises(InputError, match=r"^arch\.ddconfig\.resolution 15 .* shorten arch\.ddconfig\.ch_mult$"):
+        documents.read(rq)
+    dq["model"]["params"]["decoderconfig"]["params"]["ch_mult"] = [1, 1]
+    with pytest.raises(InputError, match=r"^model\.params\.decoderconfig\.params\.ch_mult has 2 levels"):
+        documents.read(dq)
 
 
 def test_the_file_may_give_the_discriminator_an_optimizer_of_its_own():

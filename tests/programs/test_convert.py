@@ -84,6 +84,17 @@ def test_the_recipe_of_the_file_is_recorded(tmp_path):
     assert prior.stage.tokenizer is None
 
 
+def test_the_discriminator_has_the_sizes_of_its_tensors(tmp_path):
+    gan = copy.deepcopy(RQVAE["gan"])
+    gan["disc"]["arch"] |= {"ndf": 64, "num_layers": 3}
+    pt, config = write("rqvae", tmp_path, gan=gan)
+    convert.torch_to_folder(pt, config, str(tmp_path / "out"))
+    stage = Run.open(tmp_path / "out").config.stage
+    assert (stage.disc_ndf, stage.disc_num_layers) == (8, 1)
+    convert.run_to_torch(str(tmp_path / "out"), str(tmp_path / "back.pt"))
+    assert_equal(file.load(tmp_path / "back.pt", verify=True)["discriminator"], checkpoint("rqvae")["discriminator"])
+
+
 def spoilt(kind: str, tmp_path: pathlib.Path) -> tuple[str, str]:
     pt, config = write("rqvae", tmp_path)
     path = pathlib.Path(pt)
@@ -217,8 +228,9 @@ def test_imported_models_sample_and_name_their_licence(tmp_path, command):
 
 def test_a_given_licence_is_recorded_and_copied(tmp_path, command):
     folder = imported("dqtransformer", tmp_path, licence="MIT")
+    (folder / "licence.txt").write_text("MIT\x1b[2J\nmore")
     status, out, _ = command("convert", "--to_safetensors", folder, "--out", tmp_path / "a")
-    assert (status, "licence of the weights: MIT" in out) == (0, True)
+    assert (status, r"licence of the weights: MIT\x1b[2J\nmore" in out) == (0, True)
     status, out, _ = command("convert", "--from_safetensors", tmp_path / "a", "--out", tmp_path / "b")
     assert (status, "licence of the weights: MIT" in out) == (0, True)
     assert (tmp_path / "b" / "tokenizer" / "licence.txt").read_text() == "MIT\n"

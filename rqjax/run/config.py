@@ -22,6 +22,7 @@ from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.annotated import fits, named
+from rqjax.run.limits import check_limit, check_limits
 from rqjax.run.shipped import FOLDERS
 from rqjax.run.versions import FIRST, VERSION, upgrade
 from rqjax.stages.autoencode import AutoencodeConfig
@@ -57,6 +58,7 @@ class Config:
 
     def check(self) -> None:
         """Raises InputError for values that cannot make a run, and for a stage that reads what its data has not."""
+        check_limits(self)
         names = ("steps", "max_skipped", "log_every", "preview_every", "save_every", "keep")
         at_least(1, **{f"config.{name}": getattr(self, name) for name in names})
         if not -(2**63) <= self.seed < 2**63:
@@ -144,7 +146,8 @@ def _plain(value: object) -> object:
 def from_dict(stored: object) -> object:
     """The inverse of to_dict, also of an earlier version's: fields that it did not have take their defaults.
 
-    Raises InputError for unknown types, and for fields that are missing, unknown or of another type than annotated.
+    Raises InputError for unknown types, and for fields that are missing, unknown, of another type than annotated or
+    above the limits of run/limits.py.
     """
     version = stored.get("version", FIRST) if isinstance(stored, dict) else FIRST
     origin = f"it was written by version {printable(version, 20)} of rqjax, this is {VERSION}"
@@ -172,6 +175,8 @@ def _from_dict(stored: object, where: str, origin: str) -> object:
         if name in values and not fits(values[name], annotation):
             found = printable(repr(values[name]), 60)
             raise InputError(f"{where}.{name} is {found}: expected {named(annotation)}; {origin}")
+    for name, value in values.items():
+        check_limit(f"{where}.{name}", value)
     try:
         return kind(**values)
     except TypeError as error:

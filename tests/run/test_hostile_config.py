@@ -1,10 +1,14 @@
 """config.json of a model's folder from a stranger: read, or refused in one printable line that names the folder."""
 
+import functools
 import os
+import time
 
 import pytest
 
+from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.errors import InputError
+from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.run.config import from_dict, to_dict
 from rqjax.run.directory import Run
 from tests.configs.tiny import get_config
@@ -51,4 +55,58 @@ def test_types_are_those_of_the_annotations(folder):
     stored = to_dict(get_config("rqvae"))
     stored["stage"]["model"] = stored["data"]
     with pytest.raises(InputError, match=r"config.stage.model is DataConfig.*expected a TokenizerConfig"):
+        from_dict(stored)
+
+
+STRANGE = (
+    *(0, -1, 65, 1000, 2**14, 2**16, 2**24, 2**31, 10**18, 10**40, 1e308, True, None, "", [], [0] * 1000, [1] * 64),
+    *([[[[]]]], [10**18, 10**18], [2**14, 2**14], [2**13, 2**14]),
+)
+
+
+def places(stored, path=()):
+    """The path of every value in dictionaries inside each other."""
+    for name, value in stored.items():
+        yield (*path, name)
+        if isinstance(value, dict):
+            yield from places(value, (*path, name))
+
+
+@pytest.mark.slow  # 15,000 readings, under the type checks of tests
+@pytest.mark.parametrize(
+    "variant", ["rqvae", "dqvae", "rqtransformer", "dqtransformer", "classifier", "patch_rqvae", "patch_dqvae"]
+)
+def test_a_strange_value_in_any_field_costs_little(variant):
+    stored = to_dict(get_config(variant.removeprefix("patch_")))
+    if variant.startswith("patch"):
+        kind = PatchRQVAEConfig if variant == "patch_rqvae" else PatchDQVAEConfig
+        stored["stage"]["model"] = to_dict(kind(resolution=stored["data"]["size"]))
+    messages, slowest = [], 0.0
+    for *parents, name in list(places(stored)):
+        holder = functools.reduce(dict.__getitem__, parents, stored)
+        kept = holder[name]
+        for value in STRANGE:
+            holder[name] = value
+            begin = time.process_time()
+            try:
+                config = from_dict(stored)
+                config.stage.model.check()
+                config.check()
+            except InputError as error:
+                messages.append(str(error))
+            slowest = max(slowest, time.process_time() - begin)
+        holder[name] = kept
+    assert len(messages) > 100
+    assert all(map(str.isprintable, messages))
+    assert slowest < 1
+
+
+def test_sizes_have_limits():
+    stored = to_dict(get_config("rqvae"))
+    stored["stage"]["model"]["quantizer"]["depth"] = 10**12
+    with pytest.raises(InputError, match=r"config.stage.model.quantizer.depth is 1000000000000: expected at most 64"):
+        from_dict(stored)
+    stored = to_dict(get_config("rqvae"))
+    stored["stage"]["model"]["ch_mult"] = [1] * 1000
+    with pytest.raises(InputError, match=r"config.stage.model.ch_mult has 1000 elements: expected at most 64"):
         from_dict(stored)

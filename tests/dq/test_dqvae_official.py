@@ -293,7 +293,12 @@ def at(tree: dict, path: str) -> dict:
         (dual_feature, "params.encoderconfig.params.router_config.params", {"gate_type": "3layer"}, "gate_type"),
         (dual_feature, "params.encoderconfig.params.router_config.params", {"normalization_type": "x"}, "group-"),
         (dual_feature, "params.lossconfig.params.budget_loss_config.params", {"max_grain_size": 64}, "grain sizes"),
-        (dual_feature, "params.lossconfig.params.budget_loss_config.params", {"target_ratio": 1.5}, "ratios"),
+        (
+            dual_feature,
+            "params.lossconfig.params.budget_loss_config.params",
+            {"target_ratio": 1.5},
+            r"budget_loss_config\.params \(1\.5,\) of finer grains must lie in",
+        ),
         (dual_entropy, "params", {"entropy_patch_size": 8}, "entropy_patch_size is 8"),
         (dual_entropy, "params.encoderconfig.params.router_config.params", {"fine_grain_ratito": 1.5}, "outside"),
         (

@@ -33,7 +33,7 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def kind_of(mode: int) -> str:
-    """What a file is by the mode that os.stat tells, for messages."""
+    """The kind of a file by the mode that os.stat tells, in words for messages."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file"}
     return kinds.get(stat.S_IFMT(mode), "a device")
 

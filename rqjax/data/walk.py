@@ -85,7 +85,7 @@ class _Walk:
 
 
 def _listed(folder: str) -> tuple[tuple[int, int], list[os.DirEntry[str]]]:
-    """What tells one folder from another, and its entries sorted by name."""
+    """The numbers that tell one folder from another, and its entries sorted by name."""
     status = os.stat(folder)
     with os.scandir(folder) as entries:
         return (status.st_dev, status.st_ino), sorted(entries, key=lambda entry: entry.name)

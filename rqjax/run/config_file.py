@@ -51,7 +51,7 @@ def _find(name: str) -> tuple[pathlib.Path, str]:
 
 
 def _made_by(path: pathlib.Path, variant: str) -> Config:
-    """What get_config of a file returns. The file is its user's program: it may do anything, and fail in any way."""
+    """The result of a file's get_config. The file is its user's program: it may do anything, and fail in any way."""
     try:
         made = runpy.run_path(str(path))
         get_config = made.get("get_config")

@@ -1,4 +1,4 @@
-"""What a person sees of a run that goes on: a bar on a terminal, lines elsewhere."""
+"""The sight of a run that goes on: a bar on a terminal, lines elsewhere."""
 
 import contextlib
 import errno

@@ -1,5 +1,7 @@
 """The exceptions that programs print as one line: input that cannot be used, a run that cannot go on, and Ctrl-C."""
 
+from collections.abc import Sequence
+
 DAMAGED = "the file is truncated or damaged: download it again"
 
 INTERRUPTED = 130
@@ -14,6 +16,12 @@ def printable(text: object, length: int | None = None) -> str:
     """
     shown = str(text)[:length]
     return shown if shown.isprintable() else "".join(map(_shown, shown))
+
+
+def some_of(problems: Sequence[str], most: int = 3, between: str = "; ") -> str:
+    """The first `most` of several problems in one line, and how many more there are."""
+    more = f" (and {len(problems) - most} more)" if len(problems) > most else ""
+    return between.join(problems[:most]) + more
 
 
 def _shown(character: str) -> str:

@@ -1,14 +1,15 @@
 """Pixels: uint8 NHWC in batches and files, float32 in [-1, 1] in nets."""
 
-import pathlib
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+NARROW = 64
+"""Pixels of width below which an image is too small to look at."""
 
 
 def to_float(image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
@@ -32,6 +33,11 @@ def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
+def sheet(rows: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "high wide 3"]:
+    """One picture of all images, enlarged if they are narrower than NARROW."""
+    return enlarge(tile(rows), max(1, NARROW // rows.shape[3]))
+
+
 def named_rows(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> UInt8[np.ndarray, "h wide 3"]:
     """A picture of equally high rows with the name of each to its left, in black on white."""
     high = picture.shape[0] / len(names)
@@ -43,12 +49,3 @@ def named_rows(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> UIn
     for i, name in enumerate(names):
         draw.text((4, (i + 0.5) * high), name, fill="black", font=font, anchor="lm")
     return np.asarray(page)
-
-
-def write_png(path: str | pathlib.Path, picture: np.ndarray | jax.Array) -> None:
-    """Writes a uint8 picture [h w 3] as PNG, whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(np.asarray(picture)).save(fresh, "png")
-    fresh.replace(path)

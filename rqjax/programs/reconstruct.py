@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rqjax import data
-from rqjax.data.images import enlarge, tile, to_float
+from rqjax.data.images import sheet, to_float
 from rqjax.errors import InputError
 from rqjax.flags.reconstruct import COUNT, IMAGES, OUT, OVERWRITE, TOKENIZER
 from rqjax.run.directory import Run
@@ -24,7 +24,7 @@ def main(_: Sequence[str]) -> None:
     size, tokenizer = run.tokenizer_config.resolution, run.model()
     images = _images(IMAGES.value, COUNT.value, size)
     rows = {name: np.asarray(row) for name, row in tokenizer_rows(tokenizer, images).items()}
-    outputs.write_picture(out, enlarge(tile(np.stack([images, *rows.values()])), max(1, 64 // size)))
+    outputs.write_picture(out, sheet(np.stack([images, *rows.values()])))
     print(f"{out}: {len(images)} images of {size}x{size}; rows: originals, {', '.join(rows)}")
     for name, row in rows.items():
         if name.startswith(("depth", "decoded")):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from rqjax.data.images import enlarge, named_rows, tile, to_uint8
+from rqjax.data.images import named_rows, sheet, to_uint8
 from rqjax.dq.transformer import DQTransformer
 from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
@@ -132,7 +132,7 @@ def picture(images: np.ndarray, columns: int, names: Sequence[str] = ()) -> np.n
     """One picture of all images, `columns` in a row, small ones enlarged, with the rows' names if there are any."""
     missing = -len(images) % columns
     images = np.concatenate([images, np.full((missing, *images.shape[1:]), 255, np.uint8)])
-    shown = enlarge(tile(rearrange(images, "(r c) ... -> r c ...", c=columns)), max(1, 64 // images.shape[1]))
+    shown = sheet(rearrange(images, "(r c) ... -> r c ...", c=columns))
     return named_rows(shown, names) if names else shown
 
 

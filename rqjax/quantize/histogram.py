@@ -14,8 +14,7 @@ def hits(
 
 def histogram(codes: Int[Array, "..."], size: int) -> Float[Array, "size"]:
     """The share of `codes` that each code has; sums to 1."""
-    hits = jax.ops.segment_sum(jnp.ones(codes.size, jnp.float32), codes.reshape(-1), size)
-    return hits / max(codes.size, 1)
+    return hits(codes, size, jnp.ones(codes.shape)) / max(codes.size, 1)
 
 
 def usage(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:

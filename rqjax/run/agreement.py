@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, some_of
 from rqjax.run.config import differences
 
 LAST = 2
@@ -42,5 +42,4 @@ def _told(here: dict[str, object], there: dict[str, object], other: int) -> str:
     fields = [
         f"{name} is {a} in process 0 and {b} in process {other}" for name, (a, b) in differences(here, there).items()
     ]
-    more = f" (and {len(fields) - 3} more)" if len(fields) > 3 else ""
-    return f"the processes of this run disagree: {'; '.join(fields[:3])}{more}: start all with the same flags"
+    return f"the processes of this run disagree: {some_of(fields)}: start all with the same flags"

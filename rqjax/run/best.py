@@ -8,7 +8,7 @@ from rqjax.run import hosts
 from rqjax.run.config import Config, to_dict
 from rqjax.run.directory import BEST
 from rqjax.store.checkpoint import Checkpoints
-from rqjax.store.remote import Path
+from rqjax.store.remote import Path, replace_file
 
 FILE = "eval.json"
 
@@ -34,7 +34,7 @@ class Best:
         with Checkpoints(self._folder, every=1, keep=1) as saves:
             saves.save(step, weights, to_dict(config), force=True)
         if hosts.primary():
-            (self._folder / FILE).write_text(json.dumps({"step": step, **figures}, indent=1))
+            replace_file(self._folder / FILE, json.dumps({"step": step, **figures}, indent=1))
         self._loss = loss
         return True
 

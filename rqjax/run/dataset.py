@@ -8,7 +8,7 @@ from typing import Any
 
 from rqjax.data.sources import Source
 from rqjax.errors import InputError
-from rqjax.store.remote import Path, to_path
+from rqjax.store.remote import Path, replace_file, to_path
 
 FILE = "data.json"
 CLASSES = "classes.json"
@@ -39,9 +39,7 @@ class Dataset:
             raise InputError(f"{path} is damaged ({error}): delete it to go on with the data as they are") from error
 
     def write(self, workdir: Path) -> None:
-        fresh = workdir / f".{FILE}.tmp"
-        fresh.write_text(json.dumps(dataclasses.asdict(self), indent=1))
-        fresh.replace(workdir / FILE)
+        replace_file(workdir / FILE, json.dumps(dataclasses.asdict(self), indent=1))
 
     def check_same(self, workdir: Path, now: "Dataset") -> None:
         """Raises InputError if a run that was begun with this data set would go on with another."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rqjax.errors import InputError
+from rqjax.run.annotated import NAMES
 
 SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -103,20 +104,17 @@ def _value(kind: Any, word: str | None) -> object:
     if kind not in (int, float, str):
         raise ValueError(f"a {getattr(kind, '__name__', kind)}, which no flag can give")
     if word is None:
-        raise ValueError(f"one, as in =VALUE, {_NAMES[kind]}")
+        raise ValueError(f"one, as in =VALUE, {NAMES[kind]}")
     try:
         return kind(word)
     except ValueError:
-        raise ValueError(_NAMES[kind]) from None
-
-
-_NAMES = {int: "a whole number", float: "a number", str: "a text"}
+        raise ValueError(NAMES[kind]) from None
 
 
 def _tuple(kinds: tuple[Any, ...], word: str | None) -> tuple[object, ...]:
     words = [part.strip() for part in (word or "").strip("()[] ").split(",") if part.strip()]
     each = [kinds[0]] * len(words) if kinds[-1] is Ellipsis else list(kinds)
-    expected = f"{_NAMES[kinds[0]].removeprefix('a ')}s with commas between them"
+    expected = f"{NAMES[kinds[0]].removeprefix('a ')}s with commas between them"
     if len(words) != len(each):
         raise ValueError(f"{len(each)} {expected}")
     try:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Generator, Mapping
 
-from rqjax.store.remote import Path
+from rqjax.store.remote import Path, replace_file
 
 FILE = "ledger.json"
 Entries = Mapping[str, int | float]
 """`starts`, their number, and seconds by name."""
 NAMES = ("starting", "compiling", "steps", "waiting for data", "saving", "previews", "evaluating")
-"""What a run does with its time: at each moment one of these."""
+"""The uses of a run's time: at each moment it is one of these."""
 WRITE_SECONDS = 10
 
 
@@ -60,9 +60,7 @@ class Ledger:
         """Brings it to disk, whole or not at all; unless `now`, at most every WRITE_SECONDS."""
         if not now and time.perf_counter() - self._written < WRITE_SECONDS:
             return
-        fresh = self._path.with_name(f".{FILE}.tmp")
-        fresh.write_text(json.dumps(self.entries, indent=1))
-        fresh.replace(self._path)
+        replace_file(self._path, json.dumps(self.entries, indent=1))
         self._written = time.perf_counter()
 
 

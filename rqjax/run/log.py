@@ -20,7 +20,7 @@ from rqjax.run.ledger import duration
 from rqjax.run.previews import write_preview
 from rqjax.run.progress import Progress
 from rqjax.run.tensorboard import Board
-from rqjax.store.remote import Path, in_bucket, to_path
+from rqjax.store.remote import Path, in_bucket, replace_file, to_path
 
 FILE = "metrics.jsonl"
 Pictures = UInt8[Array, "n h w c"] | UInt8[np.ndarray, "n h w c"]
@@ -144,9 +144,7 @@ def _is_metric(value: object) -> bool:
 def _continue(path: pathlib.Path, start: int) -> TextIO:
     """Opens the file for appending, without the lines of steps that will be run again or cannot be read."""
     kept = [line for line in _readable(path) if (line["step"] or 0) <= start]
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    fresh.replace(path)
+    replace_file(path, "".join(json.dumps(line) + "\n" for line in kept))
     return path.open("a")
 
 

@@ -8,15 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rqjax.data.images import enlarge, tile
-from rqjax.store.remote import Path
+from rqjax.data.images import sheet
+from rqjax.store.remote import Path, replace_file
 
 FOLDER = "previews"
 KEPT = 50
 """Newest pictures of one name that stay; the first one stays too."""
 NAME = re.compile(r"step_(\d+)_(\w+)\.png")
-LEAST = 64
-"""Pixels of a side below which images are enlarged."""
 
 
 def write_preview(workdir: Path, step: int, name: str, images: UInt8[np.ndarray, "n h w 3"]) -> None:
@@ -24,11 +22,8 @@ def write_preview(workdir: Path, step: int, name: str, images: UInt8[np.ndarray,
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     out = io.BytesIO()
-    Image.fromarray(enlarge(tile(images[None]), max(1, LEAST // images.shape[2]))).save(out, "png", optimize=True)
-    target = folder / f"step_{step:06d}_{name}.png"
-    fresh = target.with_name(f".{target.name}.tmp")
-    fresh.write_bytes(out.getvalue())
-    fresh.replace(target)
+    Image.fromarray(sheet(images[None])).save(out, "png", optimize=True)
+    replace_file(folder / f"step_{step:06d}_{name}.png", out.getvalue())
     for path in [path for _, other, path in found_previews(workdir) if other == name][1:-KEPT]:
         path.unlink()
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import Array, Key
 
-from rqjax.errors import InputError, printable
+from rqjax.errors import InputError, printable, some_of
 from rqjax.interface import Stage, State
 from rqjax.run import frozen, hosts
 from rqjax.run.config import PATHS, RESUMABLE, Config, differences, from_dict, to_dict
@@ -22,7 +22,7 @@ from rqjax.stages.autoencode import AutoencodeState
 from rqjax.store import model_folder, stored
 from rqjax.store.checkpoint import Checkpoints
 from rqjax.store.lock import locked
-from rqjax.store.remote import Path
+from rqjax.store.remote import Path, replace_file
 
 
 @contextlib.contextmanager
@@ -39,9 +39,7 @@ def claimed(workdir: Path, config: Config, dataset: Dataset) -> Generator[None]:
         elif hosts.primary() and frozen.left_over(workdir):
             epath.Path(workdir / TOKENIZER).rmtree()
         if hosts.primary():
-            fresh = workdir / ".config.json.tmp"
-            fresh.write_text(json.dumps(to_dict(config), indent=1))
-            fresh.replace(workdir / model_folder.CONFIG)
+            replace_file(workdir / model_folder.CONFIG, json.dumps(to_dict(config), indent=1))
             dataset.write(workdir)
         yield
 
@@ -60,9 +58,8 @@ def _compared(workdir: Path, config: Config, dataset: Dataset) -> list[str]:
         raise InputError(f"{path} is damaged ({error}): choose another --workdir, or delete this one") from error
     changed = differences(to_dict(theirs), to_dict(config))
     if wrong := [f"{name} is {a} there and {b} here" for name, (a, b) in changed.items() if name not in RESUMABLE]:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise InputError(
-            f"{workdir} belongs to another configuration: {'; '.join(wrong[:3])}{more}:"
+            f"{workdir} belongs to another configuration: {some_of(wrong)}:"
             " choose another --workdir, or pass the configuration it was made with"
         )
     if before := Dataset.read(workdir):

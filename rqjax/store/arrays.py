@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from rqjax.errors import InputError
+from rqjax.errors import InputError, some_of
 from rqjax.mesh import name_of
 
 T = TypeVar("T")
@@ -82,5 +82,4 @@ def check_fit(expected: Mapping[str, Shaped], stored: Mapping[str, Shaped], wher
         if name in stored and tuple(stored[name].shape) != tuple(leaf.shape)
     ]
     if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise InputError(f"{where} does not fit: {'; '.join(problems[:5])}{more}")
+        raise InputError(f"{where} does not fit: {some_of(problems, 5)}")

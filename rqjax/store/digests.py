@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from rqjax.errors import some_of
 from rqjax.store.remote import Path
 
 ITEM = "digests"
@@ -143,5 +144,4 @@ class Digests:
             found = np.ascontiguousarray(halves).view(np.uint64).sum(axis=0, dtype=np.uint64)
         wrong = [name for name, number in zip(arrays, found, strict=True) if self.arrays.get(name) != int(number)]
         if wrong:
-            more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-            raise ValueError(f"the array {', '.join(wrong[:3])}{more} is not as it was saved")
+            raise ValueError(f"the array {some_of(wrong, between=', ')} is not as it was saved")

@@ -38,6 +38,13 @@ def in_bucket(path: Path) -> bool:
     return isinstance(path, epath.Path) and os.fspath(path).startswith(BUCKET)
 
 
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Writes a small file of a run whole, in the place of an earlier one."""
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_bytes(content.encode() if isinstance(content, str) else content)
+    fresh.replace(path)
+
+
 @contextlib.contextmanager
 def on_disk(path: Path) -> Generator[pathlib.Path]:
     """A file as one of this machine: itself, or a copy of one in a bucket for as long as the block runs."""

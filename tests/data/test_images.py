@@ -1,7 +1,8 @@
 import numpy as np
 from PIL import Image
 
-from rqjax.data.images import enlarge, named_rows, tile, to_float, to_uint8, write_png
+from rqjax.data.images import enlarge, named_rows, tile, to_float, to_uint8
+from rqjax.store.outputs import write_picture
 
 
 def test_pixels_survive_the_round_trip():
@@ -38,6 +39,6 @@ def test_rows_have_their_names_beside_them():
 
 def test_png_is_written_whole(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    write_png(tmp_path / "new" / "a.png", picture)
+    write_picture(tmp_path / "new" / "a.png", picture)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "a.png")), picture)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]

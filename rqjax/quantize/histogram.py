@@ -14,7 +14,7 @@ def hits(
 
 def histogram(codes: Int[Array, "..."], size: int) -> Float[Array, "size"]:
     """The share of `codes` that each code has; sums to 1."""
-    return hits(codes, size, jnp.ones(codes.shape)) / max(codes.size, 1)
+    return hits(codes.reshape(-1), size, jnp.ones(codes.size)) / max(codes.size, 1)
 
 
 def usage(codes: Int[Array, "..."], size: int) -> Float[Array, ""]:

@@ -22,6 +22,7 @@ EPOCH = 10_010  # steps: 1,281,167 images in batches of 128
 VARIANTS = {
     "10epochs": "of the release's file and the paper",
     "50epochs": "rFID 3.20; only the number of epochs differs",
+    "patches": "transformers over patches for the convolutions; no result known",
 }
 """Names, the default first, for `rqjax configs`."""
 

@@ -42,8 +42,8 @@ class DataConfig:
     size: int  # pixels of a side that the nets see
     flip: bool = False  # mirror half of the images
     batch: int  # images a step, over all hosts
-    shuffle: bool = True
-    seed: int = 0
+    shuffle: bool = True  # another order in every epoch
+    seed: int = 0  # of the order, of random crops and of mirroring
     on_corrupt: str = "skip"  # skip: the next readable image takes its place. stop: the run ends
     threads: int = 8  # each makes a batch of its own
     workers: int = 0  # processes, each with `threads`; 0 decodes in this one

@@ -35,8 +35,8 @@ class DQTransformerConfig(NetworkConfig):
     rows_per_image: float = 1.0  # packed rows for each image of the batch; with 1 no image is ever left out
     pack_groups: int = 1  # parts of the batch that are packed on their own: a multiple of the mesh's data axis
     loss_chunk: int = 128  # tokens of a row whose logits are held together; changes no result
-    position_loss_weight: float = 1.0
-    content_loss_weight: float = 1.0
+    position_loss_weight: float = 1.0  # of the cross-entropy of positions
+    content_loss_weight: float = 1.0  # of the cross-entropy of codes
     streams = sample.STREAMS
 
     def check(self) -> None:

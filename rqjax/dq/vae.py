@@ -30,13 +30,13 @@ class GrainConfig(abc.ABC):
     """The part of a DQ-VAE's configuration that does not depend on the kind of its networks."""
 
     resolution: int  # of the images
-    embed_dim: int = 256
-    codebook_size: int = 1024
-    decay: float = 0.99
+    embed_dim: int = 256  # width of a code's vector
+    codebook_size: int = 1024  # codes, for all grains
+    decay: float = 0.99  # of the codebook's moving averages
     restart_threshold: float = 1.0  # a count of vectors; 0 turns restarts off
-    commitment_weight: float = 0.25
-    grains: int = 2
-    routing: RoutingConfig = dataclasses.field(default_factory=RoutingConfig)
+    commitment_weight: float = 0.25  # of the mean squared distance between vectors and their codes
+    grains: int = 2  # 2 or 3: regions of one code or of four, or of 1, 4 or 16
+    routing: RoutingConfig = dataclasses.field(default_factory=RoutingConfig)  # how regions get their grains
 
     @property
     @abc.abstractmethod
@@ -83,10 +83,10 @@ class DQVAEConfig(LevelConfig, GrainConfig):
 
     ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
     attn_resolutions: tuple[int, ...] = (16, 32)
-    decoder_ch: int = 128
-    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)
-    decoder_num_res_blocks: int = 2
-    decoder_attn_resolutions: tuple[int, ...] = (32,)
+    decoder_ch: int = 128  # channels of the decoder's level of multiplier 1
+    decoder_ch_mult: tuple[int, ...] = (1, 1, 2, 2)  # the width of each of its levels over `decoder_ch`
+    decoder_num_res_blocks: int = 2  # of each of its levels, and one more
+    decoder_attn_resolutions: tuple[int, ...] = (32,)  # sides of its maps that have attention
     position: str = "fourier+learned"  # added to the decoder's input, one of dq.grains.POSITIONS
     window_size: int = 2  # of relative positions, in cells of the finest grid
     remat: bool = False

@@ -27,13 +27,13 @@ class LevelConfig:
     """
 
     resolution: int = 256  # of the images
-    ch: int = 128
+    ch: int = 128  # channels of a level of multiplier 1
     ch_mult: tuple[int, ...]  # the width of each level over `ch`
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...]
+    num_res_blocks: int = 2  # of each level of the encoder; of the decoder one more
+    attn_resolutions: tuple[int, ...]  # sides of the maps that have attention
     z_channels: int = 256  # of the latent map
     dtype: str = "float32"  # of computation; parameters are float32
-    remat: bool
+    remat: bool  # activations are computed again in the backward pass
 
     @property
     def compute_dtype(self) -> DTypeLike:

@@ -23,14 +23,14 @@ class PatchConfig:
 
     resolution: int = 256  # of the images
     patch_size: int = 8  # the side of a patch in pixels; each is a token
-    dim: int = 768
+    dim: int = 768  # width of a token
     layers: int = 12  # of the encoder, and as many of the decoder
-    heads: int = 12
-    qk_norm: bool = False
+    heads: int = 12  # of attention
+    qk_norm: bool = False  # normalised queries and keys
     rope: bool = False  # two-dimensional rotary positions, beside the learned ones
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
     dtype: str = "float32"  # of computation; parameters are float32
-    remat: bool = False
+    remat: bool = False  # activations are computed again in the backward pass
 
     @property
     def grid(self) -> int:

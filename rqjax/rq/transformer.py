@@ -37,8 +37,8 @@ class RQTransformerConfig(NetworkConfig):
     stochastic: bool = True  # codes are drawn from the soft codes, not the nearest
     # positions whose logits are held together; changes no result. Each chunk gathers the classifier over the devices
     loss_chunk: int = 32
-    image_loss_weight: float = 1.0
-    text_loss_weight: float = 0.0
+    image_loss_weight: float = 1.0  # of the cross-entropy of an image's codes
+    text_loss_weight: float = 0.0  # of the cross-entropy of a text's tokens
 
     @property
     def streams(self) -> tuple[str, ...]:

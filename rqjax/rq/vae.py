@@ -25,9 +25,9 @@ class ResidualConfig(abc.ABC):
     """The part of an RQ-VAE's configuration that does not depend on the kind of its networks."""
 
     resolution: int  # of the images
-    embed_dim: int = 256
-    code_shape: tuple[int, int] = (8, 8)
-    quantizer: QuantizerConfig = dataclasses.field(default_factory=QuantizerConfig)
+    embed_dim: int = 256  # width of the latent map; a code's vector has that of its whole window
+    code_shape: tuple[int, int] = (8, 8)  # positions of codes, down and across: divisors of the latent map's side
+    quantizer: QuantizerConfig = dataclasses.field(default_factory=QuantizerConfig)  # the codes of a position
 
     @property
     @abc.abstractmethod

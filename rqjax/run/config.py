@@ -40,21 +40,21 @@ class Config:
     whose loss or gradient is not finite is skipped; `max_skipped` in a row end the run.
     """
 
-    stage: StageKind
-    data: DataConfig
-    steps: int
-    seed: int = 0
+    stage: StageKind  # what is trained, and how: AutoencodeConfig, PredictConfig or ClassifyConfig
+    data: DataConfig  # the images
+    steps: int  # of the whole run; a schedule ends with them
+    seed: int = 0  # of the first weights and of all that is drawn in training; the data has its own
     mesh: str = "auto"  # or "DATAxMODEL", "REPLICASxDATAxMODEL": devices along the axes of the mesh
     split_codebooks: bool = False  # over the mesh by code, instead of whole on every device
-    max_skipped: int = 10
-    log_every: int = 50
-    preview_every: int = 1000
+    max_skipped: int = 10  # steps in a row without a finite loss and gradient that end the run
+    log_every: int = 50  # steps between two lines of figures
+    preview_every: int = 1000  # steps between two sheets of pictures
     eval_every: int = 0  # steps between two validations, the last one at the end; 0: none
     eval_split: str = "validation"  # of the data, as data.split names them: the images held out
     eval_batches: int = 0  # of the held-out images; 0: all of them
-    save_every: int = 1000
-    keep: int = 3
-    start_from: str = ""
+    save_every: int = 1000  # steps between two checkpoints; the last step is always saved
+    keep: int = 3  # checkpoints that stay, the newest ones
+    start_from: str = ""  # a run directory or a model's folder whose weights a new run begins with
 
     def check(self) -> None:
         """Raises InputError for values that cannot make a run, and for a stage that reads what its data has not."""
@@ -127,7 +127,8 @@ end of the schedule; train prints a note)."""
 _TOKENIZERS = (DQVAEConfig, PatchDQVAEConfig, PatchRQVAEConfig, RQVAEConfig)
 _MODELS = (ClassifierConfig, DQTransformerConfig, RQTransformerConfig, *_TOKENIZERS)
 _PARTS = (BlockConfig, DataConfig, OptimizerConfig, QuantizerConfig, RoutingConfig)
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (Config, *typing.get_args(StageKind), *_MODELS, *_PARTS)}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (Config, *typing.get_args(StageKind), *_MODELS, *_PARTS)}
+"""The classes that a configuration is made of, by name."""
 
 
 def to_dict(config: object) -> dict[str, object]:
@@ -162,10 +163,10 @@ def _from_dict(stored: object, where: str, origin: str) -> object:
         return tuple(_from_dict(x, where, origin) for x in stored)
     if not isinstance(stored, dict):
         return stored
-    kind = _TYPES.get(str(stored.get("type")))
+    kind = KINDS.get(str(stored.get("type")))
     if kind is None:
         found = printable(stored.get("type"), 60)
-        raise InputError(f"{where} is of type {found!r}, expected one of {', '.join(_TYPES)}")
+        raise InputError(f"{where} is of type {found!r}, expected one of {', '.join(KINDS)}")
     parts = {name: x for name, x in stored.items() if name not in ("type", "version")}
     values = {name: _from_dict(x, f"{where}.{name}", origin) for name, x in parts.items()}
     known = {field.name for field in dataclasses.fields(kind)}

@@ -33,22 +33,23 @@ class AutoencodeConfig:
     w = min(lambda disc_weight, disc_weight_max).
     """
 
-    model: TokenizerConfig
+    model: TokenizerConfig  # the tokenizer
     reconstruction: str = "mse"  # or "l1"
     perceptual_weight: float = 1.0  # 0: no LPIPS, and no file is read
     vgg16_path: str = ""  # torchvision's vgg16-397923af.pth
     vgg16_verify: bool = True  # compare its SHA-256
-    lpips_dtype: str = "float32"
-    gan: str = "hinge"
+    lpips_dtype: str = "float32"  # of the computation of LPIPS: float32 or bfloat16
+    gan: str = "hinge"  # the discriminator's loss: hinge or vanilla
     disc_weight: float = 0.75  # of the adversarial loss; 0: no discriminator at all
     disc_weight_max: float = 0.0  # cap of lambda x disc_weight (DQ 0.75); 0: none (RQ)
     disc_loss_weight: float = 0.75  # of the discriminator's own loss: RQ's is its disc_weight, DQ's 1
     disc_start: int = 0  # finished steps before the discriminator begins
     adaptive: bool = True  # lambda balances the gradients at the last layer; else it is 1
-    disc_ndf: int = 64
-    disc_num_layers: int = 2
+    disc_ndf: int = 64  # channels of the discriminator's first layer
+    disc_num_layers: int = 2  # strided convolutions of the discriminator
     disc_groups: int = 4  # parts of the batch with statistics of their own, as GPUs had; 1: the global batch
-    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=optim.OptimizerConfig)
+    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=optim.OptimizerConfig)  # of the tokenizer
+    # of the discriminator
     discriminator_optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=optim.OptimizerConfig)
     ema_decay: float = 0.0  # of the weights; 0: off
     # 1, or 2 to reproduce DQ's release: a second forward pass and codebook update, whose images the discriminator sees

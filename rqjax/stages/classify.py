@@ -19,8 +19,8 @@ from rqjax.stages.measure import total
 class ClassifyConfig:
     """Cross-entropy on labelled images."""
 
-    model: ClassifierConfig
-    optimizer: optim.OptimizerConfig
+    model: ClassifierConfig  # the classifier
+    optimizer: optim.OptimizerConfig  # of its weights
 
     microbatches = 1
     fields = frozenset({"image", "label"})

@@ -39,16 +39,16 @@ class PredictConfig:
     there. `temperature`, `top_k` and `top_p` (0 and 1 turn the filters off) are for the previews of training.
     """
 
-    model: PriorConfig
-    tokenizer: TokenizerConfig | None = None
-    tokenizer_path: str = ""
-    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=_adamw)
+    model: PriorConfig  # the prior
+    tokenizer: TokenizerConfig | None = None  # the frozen tokenizer; None: that of `tokenizer_path`
+    tokenizer_path: str = ""  # its run directory or model folder; a run keeps a copy
+    optimizer: optim.OptimizerConfig = dataclasses.field(default_factory=_adamw)  # of the prior
     accumulate: int = 1  # microbatches that make one step
     ema_decay: float = 0.0  # of the weights; 0: off
-    preview_count: int = 8
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    preview_count: int = 8  # images that a preview samples
+    temperature: float = 1.0  # of the previews
+    top_k: int = 0  # codes that a preview draws from, the likeliest; 0: all
+    top_p: float = 1.0  # share of the probability that a preview draws from, the likeliest codes; 1: all
 
     @property
     def draw(self) -> Draw:

@@ -10,7 +10,9 @@ from rqjax.errors import InputError
 from rqjax.interface import Stage
 from rqjax.official.convert import keys
 from rqjax.official.rqtransformer import rqtransformer_config
+from rqjax.run import follow
 from rqjax.run.config import from_dict, load_file, to_dict
+from rqjax.run.shipped import shipped
 from rqjax.stages.autoencode import AutoencodeConfig
 
 KEYS = pathlib.Path(__file__).parents[1] / "keys"
@@ -27,6 +29,7 @@ VARIANTS = [
     *[("text_rqtransformer", "length64"), ("lsun_rqvae", "cat-yaml"), ("lsun_rqvae", "church-yaml")],
     ("lsun_rqvae", "bedroom-yaml"),
 ]
+PHOTOS = next(tuple(config.variants) for config in shipped() if config.name == "photos")
 
 
 @pytest.mark.parametrize(("file", "variant"), VARIANTS)
@@ -51,6 +54,27 @@ def test_every_config_is_complete_but_for_paths(file, variant):
     stage = config.stage.build(config.steps)
     assert isinstance(stage, Stage)
     assert stage.config is config.stage
+
+
+@pytest.mark.parametrize("variant", PHOTOS)
+def test_photographs_need_a_folder_and_nothing_else(variant, tmp_path):
+    config = load_file("photos", variant)
+    with pytest.raises(InputError, match=r"data.path"):
+        config.check()
+    config.data.path = "images"
+    config.check()
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    jax.eval_shape(config.stage.build(config.steps).init, jax.random.key(0))
+    assert all(config.data.batch % devices == 0 for devices in (1, 8))
+    if variant.endswith("-prior"):
+        assert config.stage.tokenizer == load_file("photos", variant.removesuffix("-prior")).stage.model
+        assert follow.classes(config, tmp_path, ("a", "b", "c"), ()).stage.model.classes == 3
+
+
+def test_priors_keep_the_temperature_of_published_code_vectors_which_are_as_wide():
+    published = load_file("ffhq_rqtransformer", "yaml").stage.model
+    models = [load_file("photos", f"{size}-prior").stage.model for size in (64, 128, 256)]
+    assert {(model.input_dim, model.temperature) for model in models} == {(published.input_dim, published.temperature)}
 
 
 def test_variants_that_do_not_exist_are_refused():

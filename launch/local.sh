@@ -4,7 +4,7 @@
 #   bash launch/local.sh --processes 2 train --config ...      the same as so many processes joined over localhost, each
 #                                                              with DEVICES (1) fake devices; status 75 restarts them.
 #                                                              Once one has ended, or all were told to, the rest have
-#                                                              PATIENCE (60) seconds
+#                                                              PATIENCE (60) seconds, then GRACE (5) to end by themselves
 #   bash launch/local.sh test [PYTEST ARGUMENTS]               formatting, types and tests
 #   bash launch/local.sh pod-test [PYTEST ARGUMENTS]           the slow proofs: processes, faults, launchers, large models
 # Needs Python >= 3.11 (PYTHON names another interpreter) and a package index. Where an NVIDIA card or a TPU answers, what
@@ -54,10 +54,10 @@ install() {
   echo "$wanted" > "$stamp"
 }
 
-# Ends what still runs of `pids`: gently, then, after so many (5) seconds, not.
+# Ends what still runs of `pids`: gently, then, after so many ($grace) seconds, not.
 end_all() {
   kill -TERM "${pids[@]}" 2>/dev/null || true
-  for _ in $(seq $((10 * ${1:-5}))); do
+  for _ in $(seq $((10 * ${1:-$grace}))); do
     kill -0 "${pids[@]}" 2>/dev/null || break
     sleep 0.1
   done
@@ -114,7 +114,7 @@ several() {
   done
 }
 
-processes='' patience=${PATIENCE:-60}
+processes='' patience=${PATIENCE:-60} grace=${GRACE:-5}
 case ${1:-} in
   --processes=*) processes=${1#*=} && shift ;;
   --processes) processes=${2:-?} && shift && shift ;;

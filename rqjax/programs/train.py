@@ -129,8 +129,9 @@ def _train(
             given_up = skipped.given_up_at(step, skips, last=last)
             with watch.saving():
                 saves.save(step, state, to_dict(config), force=leaving or last or given_up is not None)
+                if leaving or last or given_up is not None:
+                    saves.close()  # waits, so that the time of this save counts too
             if given_up is not None:
-                saves.close()
                 raise _not_finite(workdir, config.max_skipped, given_up, step)
             if leaving:
                 if not notice.interrupted:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import jax
@@ -49,11 +49,16 @@ class Run:
         content = stored.find(path)
         return None if content is None else cls(to_path(path), content)
 
+    def _read(self, read: Callable[[stored.Stored], T]) -> T:
+        """The result of `read` for the content; another process may train beside this one, and delete it meanwhile."""
+        self._content, result = stored.newest(self.path, self._content, read)
+        return result
+
     @functools.cached_property
     def config(self) -> Config:
         """The configuration that made it. Raises InputError if it is damaged, or that of something else."""
         with _describing(self.path):
-            config = from_dict(self._content.config())
+            config = from_dict(self._read(lambda content: content.config()))
         if not isinstance(config, Config):
             raise InputError(
                 f"{self.path} holds a {type(config).__name__}: expected a run directory that `rqjax train` wrote"
@@ -79,7 +84,7 @@ class Run:
 
     def item(self, name: str, like: T) -> T:
         """A field of the training state in the structure of `like` (shapes), placed as they say."""
-        return self._content.item(name, like, places)
+        return self._read(lambda content: content.item(name, like, places))
 
     def weights(self, like: T, *, ema: bool = True) -> T:
         """The model in the structure of `like` (shapes); its averaged weights where `ema` and the run kept them."""

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rqjax.errors import InputError, RunError
-from rqjax.store import disk
+from rqjax.store import disk, measures
 from rqjax.store.arrays import Places, same_names, to_arrays
 from rqjax.store.digests import ITEM, DigestHandler, DigestSave
 from rqjax.store.stored import UNREADABLE, Checkpoint, checkpoints_of, steps
@@ -26,6 +26,7 @@ class Checkpoints:
     """The checkpoints of one run directory, saved asynchronously; a save that is cut off never replaces a whole one."""
 
     def __init__(self, workdir: str | os.PathLike[str], *, every: int, keep: int):
+        measures.leave_out()
         self.folder = checkpoints_of(workdir)
         options = ocp.CheckpointManagerOptions(
             save_interval_steps=every,
@@ -75,7 +76,7 @@ class Checkpoints:
         step = self.latest()
         if step is None:
             raise InputError(f"{self.folder} holds no checkpoint to restore")
-        newest = Checkpoint(self.folder / str(step))
+        newest = Checkpoint.opened(self.folder / str(step))
         saved = {name: part for name, part in vars(like).items() if jax.tree.leaves(part)}
         items = {name: newest.item(name, part, places) for name, part in saved.items()}
         return dataclasses.replace(like, **items)  # pyrefly: ignore  (every state is a dataclass)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import jax
@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from rqjax import mesh
 from rqjax.errors import InputError
-from rqjax.store import disk
+from rqjax.store import disk, measures
 from rqjax.store.arrays import Place, Places, Shapes, check_fit, from_arrays, same_names, stored_shapes, to_arrays
 from rqjax.store.digests import Digests, text_digest
 from rqjax.store.model_folder import ModelFolder, holds_model
@@ -23,6 +23,8 @@ from rqjax.store.remote import Path, in_bucket, to_path
 FOLDER = "checkpoints"
 UNREADABLE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
 """Exceptions of orbax, tensorstore and json for files that are truncated, damaged or gone."""
+ATTEMPTS = 10
+"""Checkpoints that are tried one after the other, where a trainer beside deletes each before it is read."""
 T = TypeVar("T")
 
 
@@ -31,6 +33,13 @@ class Checkpoint:
     """One whole checkpoint, whose items are the fields of a training state ("model", "ema", ...)."""
 
     folder: Path
+    entries: frozenset[str]
+    """What stands in it. Where a trainer deletes it later, which begins anywhere in it, less does."""
+
+    @classmethod
+    def opened(cls, folder: Path) -> "Checkpoint":
+        """The checkpoint in a folder, as it is now."""
+        return cls(folder, _entries(folder))
 
     @property
     def step(self) -> int:
@@ -44,11 +53,12 @@ class Checkpoint:
             config, digests = json.loads(path.read_text()), Digests.read(self.folder)
             if digests and digests.config != text_digest(config):
                 raise ValueError("it is not as it was saved")
+            self._check_there()
         return config
 
     def has(self, name: str) -> bool:
         """Whether the item `name` was saved, which it is unless it is empty."""
-        return (self.folder / name).is_dir()
+        return name in self.entries
 
     def item(self, name: str, like: T, places: Places = same_names) -> T:
         """An item in the structure of `like` (shapes), each array where its shape says, or whole on every device of the
@@ -58,11 +68,13 @@ class Checkpoint:
         path = self.folder / name
         with self._reading(path):
             taken, stored = self._restored(path, wanted, places)
+            self._check_there()
         arrays = {key: _take(stored[place.name], place, wanted[key]) for key, place in taken.items()}
         return from_arrays({name: like}, arrays)[name]
 
     def _restored(self, path: Path, wanted: Shapes, places: Places) -> tuple[dict[str, Place], dict[str, jax.Array]]:
         """Where the arrays that are wanted lie, and all that lie there, as they were saved."""
+        measures.leave_out()
         with ocp.StandardCheckpointer() as door:
             metadata = door.metadata(path).item_metadata
             if metadata is None:
@@ -76,6 +88,11 @@ class Checkpoint:
         if digests := Digests.read(self.folder):
             digests.check(arrays)
         return taken, arrays
+
+    def _check_there(self) -> None:
+        """Raises ValueError if any of it went while it was read: with its digests, damage would pass unseen."""
+        if _entries(self.folder) != self.entries:
+            raise ValueError("it was deleted meanwhile")
 
     @contextlib.contextmanager
     def _reading(self, path: Path) -> Generator[None]:
@@ -112,9 +129,34 @@ def checkpoints_of(workdir: str | os.PathLike[str]) -> Path:
 
 def find(workdir: str | os.PathLike[str]) -> Stored | None:
     """The newest checkpoint of a run directory, else the model that it is by itself, else None."""
-    if saved := steps(workdir):
-        return Checkpoint(checkpoints_of(workdir) / str(saved[-1]))
+    saved = steps(workdir)
+    while saved:
+        last = saved[-1]
+        found = Checkpoint.opened(checkpoints_of(workdir) / str(last))
+        saved = steps(workdir)
+        if saved[-1:] == [last]:  # so it was whole: a trainer deletes it only when there is a newer one
+            return found
     return ModelFolder(to_path(workdir)) if holds_model(workdir) else None
+
+
+def newest(workdir: str | os.PathLike[str], found: Stored, read: Callable[[Stored], T]) -> tuple[Stored, T]:
+    """The result of `read`, and of what: `found` or, if a trainer deleted that meanwhile, the newest checkpoint.
+
+    Raises InputError as `read` does if there is no newer one, or if there are always newer ones, ATTEMPTS times.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return found, read(found)
+        except InputError:
+            later = find(workdir)
+            if later is None or later == found:
+                raise
+            found = later
+    return found, read(found)
+
+
+def _entries(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
 
 
 def _placed(like: T) -> T:

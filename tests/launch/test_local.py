@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,18 @@ import time
 
 import pytest
 
-from tests.stand_in.launchers import check_out, wait_for
+from tests.stand_in.launchers import ROOT, wait_for
+
+SHORT = {"PATIENCE": "1", "GRACE": "1"}
+"""Seconds of the launcher, so that tests are."""
+
+
+def check_out(folder: pathlib.Path) -> pathlib.Path:
+    """As much of the tree as launch/local.sh reads."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    for name in ("constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
 
 
 @pytest.fixture
@@ -183,14 +195,14 @@ def test_a_process_that_hangs_when_another_asks_for_a_restart_is_ended(local, tm
         touch again$RQJAX_PROCESS_ID
         [ $RQJAX_PROCESS_ID = 1 ] || exit 75
         """
-    process = local(program + DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    process = local(program + DEAF.format(folder=tmp_path), "--processes=2", "train", **SHORT)
     out, _ = process.communicate(timeout=40)
     assert (process.returncode, out.count("restarting")) == (0, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_processes_deaf_to_a_signal_are_ended(local, tmp_path, number):
-    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", **SHORT)
     numbers = pids(tmp_path, process)
     process.send_signal(number)
     out, _ = process.communicate(timeout=40)
@@ -200,7 +212,7 @@ def test_processes_deaf_to_a_signal_are_ended(local, tmp_path, number):
 
 
 def test_no_process_outlives_a_launcher_that_is_killed(local, tmp_path):
-    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", PATIENCE="1")
+    process = local(DEAF.format(folder=tmp_path), "--processes=2", "train", **SHORT)
     numbers = pids(tmp_path, process)
     process.kill()
     process.wait()

@@ -10,9 +10,10 @@ import pytest
 from rqjax.errors import InputError
 from rqjax.programs.train import train
 from rqjax.run.directory import Run
-from rqjax.run.ledger import read_ledger
+from rqjax.run.ledger import Ledger, read_ledger
 from rqjax.run.log import read_metrics
 from rqjax.run.previews import found_previews
+from rqjax.store.checkpoint import Checkpoints
 from tests.configs.tiny import get_config
 from tests.conftest import equal
 
@@ -64,10 +65,14 @@ def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
     assert pictures == {(step, "reconstructions" if variant == "rqvae" else "samples") for step in (3, 6)}
 
 
-def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path):
+def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path, monkeypatch):
     config = get_config("rqtransformer")
     config.stage.tokenizer_path, config.preview_every = str(tokenizer), config.steps
+    uses, waits = [], []
+    monkeypatch.setattr(Ledger, "turn", lambda self, name, turn=Ledger.turn: uses.append(name) or turn(self, name))
+    monkeypatch.setattr(Checkpoints, "close", lambda self, end=Checkpoints.close: waits.extend(uses[-1:]) or end(self))
     train(config, tmp_path / "prior")
+    assert "saving" in waits  # the wait for the last save counts
     (events,) = (tmp_path / "prior" / "tensorboard").iterdir()
     assert b"samples" in events.read_bytes()
     config.stage.tokenizer_path = str(tmp_path / "moved away")

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import shutil
 from typing import Any
 
@@ -64,6 +65,44 @@ def test_one_field_comes_back_alone(saved):
     assert newest.config() == {"a": [1, 2]}
     assert not newest.has("ema")
     assert equal(newest.item("model", abstract.model), state.model)
+
+
+def test_saves_and_restores_leave_no_measurements_behind(saved):
+    """tensorstore never frees those that it gives away."""
+    path, abstract, state = saved
+
+    def measurements():
+        gc.collect()
+        lists = [x for x in gc.get_objects() if type(x) is list and len(x) == 1 and type(x[0]) is dict]
+        return sum("value" in x[0] or "sum_of_squared_deviation" in x[0] for x in lists)
+
+    before = measurements()
+    with checkpoint.Checkpoints(path, every=2, keep=2) as saves:
+        assert saves.save(6, state, {"a": [1, 2]})
+    assert equal(stored.find(path).item("model", abstract.model), state.model)
+    assert measurements() == before
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read_gives_way_to_the_newest(saved):
+    path, abstract, state = saved
+    found = stored.find(path)
+
+    def model(checkpoint):
+        return checkpoint.item("model", abstract.model)
+
+    shutil.rmtree(path / "checkpoints" / "5" / "digests")  # so far a trainer has come
+    with pytest.raises(InputError, match="it was deleted meanwhile"):
+        model(found)
+    with pytest.raises(InputError, match="it was deleted meanwhile"):
+        found.config()
+    with checkpoint.Checkpoints(path, every=2, keep=2) as saves:
+        assert saves.save(6, state, {"a": [1, 2]})
+    there, whole = stored.newest(path, found, model)
+    assert there.step == 6
+    assert equal(whole, state.model)
+    shutil.rmtree(path / "checkpoints" / "6" / "model")
+    with pytest.raises(InputError, match=r"cannot read .*checkpoints/6/model"):
+        stored.newest(path, there, model)
 
 
 def test_an_empty_folder_holds_nothing(tmp_path):

@@ -19,6 +19,14 @@ START = {
     "dqtransformer_class2_entropy.Dualformer": ("class_cond_stage_config", ".ClassAwareSOSProvider"),
 }
 """Official classes, by the ends of their names: which section says what a sequence starts with, and its class."""
+_NETWORK, _PERMUTER = (f"params.{name}_config.params" for name in ("transformer", "permuter"))
+OPTIONS = {
+    **{"dim": f"{_NETWORK}.n_embd", "heads": f"{_NETWORK}.n_head", "block_size": f"{_NETWORK}.block_size"},
+    **{"embedding_dropout": f"{_NETWORK}.embd_pdrop", "dropout": f"{_NETWORK}.resid_pdrop"},
+    **{"attention_dropout": f"{_NETWORK}.attn_pdrop", "order": f"{_PERMUTER}.fine_position_order"},
+    **{name: f"params.{name}" for name in ("position_loss_weight", "content_loss_weight")},
+}
+"""The options, by our fields, that errors of our check may be about."""
 
 
 def dqtransformer_config(model: object) -> DQTransformerConfig:
@@ -53,7 +61,8 @@ def dqtransformer_config(model: object) -> DQTransformerConfig:
         position_loss_weight=params.number("position_loss_weight", 1.0),
         content_loss_weight=params.number("content_loss_weight", 1.0),
     )
-    config.check()
+    permuter.expect(AGREE, fine_hw=2 * config.grids[0])
+    top.check(config.check, **OPTIONS)
     _check_codes(config, network, permuter, start)
     top.finish()
     return config

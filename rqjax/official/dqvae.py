@@ -117,10 +117,13 @@ def _loss(part: Section) -> Section:
 def _by_entropy(encoder: Section, patch: int, entropy: Entropy) -> RoutingConfig:
     _, router = encoder.section("router_config").instance("RouterDual.DualGrainFixedEntropyRouter")
     encoder.expect(AGREE, required=True, update_router=False)
-    spellings = [key for key in ("fine_grain_ratito", "fine_grain_ratio") if router.has(key)]
-    if len(ratios := {router.number(key) for key in spellings or ["fine_grain_ratito"]}) != 1:
+    spellings = [key for key in ("fine_grain_ratito", "fine_grain_ratio") if router.has(key)] or ["fine_grain_ratito"]
+    if len(ratios := {router.number(key) for key in spellings}) != 1:
         raise InputError(f"fine_grain_ratito and fine_grain_ratio are {sorted(ratios)}: give one of them")
     ratio = ratios.pop()
+    if not 0.0 <= ratio <= 1.0:
+        option = f"{router.place}.{spellings[0]}"
+        raise InputError(f"{option} is {ratio}: expected the share of fine regions, in [0, 1]")
     cut = entropy.threshold(router.text("json_path"), ratio, patch)
     return RoutingConfig(
         router="entropy", ratios=(ratio,), budget_weight=0.0, groups=0, entropy_bins=entropy.bins, thresholds=(cut,)

@@ -241,7 +241,21 @@ def test_published_models_have_our_keys_and_sizes(classes, name, count):
         ("transformer_config", {"segment_size": 0}, "segment_size is 0: expected 2"),
         ("transformer_config", {"activate_pad_ignore": False}, "activate_pad_ignore is False"),
         ("permuter_config", {"coarse_position_eos_code": 258}, "coarse_position_eos_code is 258: expected 257"),
-        ("permuter_config", {"fine_hw": 48}, "grids .16, 48. do not double"),
+        ("permuter_config", {"fine_hw": 48}, "permuter_config.params.fine_hw is 48: expected 32"),
+        (
+            "permuter_config",
+            {"fine_position_order": "x"},
+            "^model.params.permuter_config.params.fine_position_order is 'x': expected one of",
+        ),
+        (
+            "transformer_config",
+            {"n_head": 7},
+            "^model.params.transformer_config.params.n_head=7 does not divide "
+            "model.params.transformer_config.params.n_embd=1024",
+        ),
+        ("transformer_config", {"block_size": 9}, "^model.params.transformer_config.params.block_size is 9: an image"),
+        ("transformer_config", {"resid_pdrop": 1}, "^model.params.transformer_config.params.resid_pdrop is 1.0"),
+        (None, {"content_loss_weight": -1}, "^model.params.content_loss_weight is -1.0: expected at least 0"),
         ("class_cond_stage_config", {"threshold_content": 1025}, "threshold_content is 1025: expected 1026"),
         ("class_cond_stage_config", {"n_classes": 999}, "vocab_size is 2026: expected 2025"),
         (None, {"activate_sos_for_fine_sequence": False}, "activate_sos_for_fine_sequence is False"),

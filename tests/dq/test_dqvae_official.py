@@ -300,7 +300,12 @@ def at(tree: dict, path: str) -> dict:
             r"budget_loss_config\.params \(1\.5,\) of finer grains must lie in",
         ),
         (dual_entropy, "params", {"entropy_patch_size": 8}, "entropy_patch_size is 8"),
-        (dual_entropy, "params.encoderconfig.params.router_config.params", {"fine_grain_ratito": 1.5}, "outside"),
+        (
+            dual_entropy,
+            "params.encoderconfig.params.router_config.params",
+            {"fine_grain_ratito": 1.5},
+            r"^model\.params\.encoderconfig\.params\.router_config\.params\.fine_grain_ratito is 1\.5: expected",
+        ),
         (
             dual_entropy,
             "params.encoderconfig.params.router_config.params",

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from rqjax.nets.sampling import Draw, Draws, draws_of
 from rqjax.official import from_torch, to_torch
+from rqjax.official.rqtransformer import FLAGS
 from rqjax.rq import sample
 from rqjax.run.config import from_dict, to_dict
 from tests.golden.deterministic import det_array
@@ -55,7 +57,23 @@ def made(name: str, figures: dict[str, np.ndarray]):
     return model, quantizer, jnp.asarray(figures["labels"], jnp.int32), codes
 
 
-@pytest.mark.parametrize("name", CASES)
+def chosen(name: str) -> bool:
+    """Whether a case's logits are compared in each run of the tests; the slow proofs have all.
+
+    Of the 32 combinations of flags it is eight in which each pair of flags has all of its four values.
+    """
+    flags = CASES[name]["config"]
+    if set(FLAGS) != set(flags):
+        return True
+    given, head, summed, tokens, classes = (flags[flag] for flag in FLAGS)
+    return tokens == (given != head) and classes == (given != summed)
+
+
+def parameters(fast: Callable[[str], bool]):
+    return [name if fast(name) else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+
+
+@pytest.mark.parametrize("name", parameters(chosen))
 def test_logits_equal_the_official_ones(name, figures):
     model, quantizer, labels, codes = made(name, figures)
     with jax.disable_jit():  # the programs differ from case to case, and each is small
@@ -67,9 +85,7 @@ ALONE = ("", "no head", "no body", "blocks that differ")
 """Cases whose caches are compared in each run of the tests: each part of the code that samples is in one of them."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ALONE else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", parameters(lambda name: name in ALONE))
 def test_codes_drawn_with_caches_equal_the_official_ones(name, figures):
     model, quantizer, labels, codes = made(name, figures)
     given = codes.reshape(len(codes), -1, codes.shape[-1])[:, :2]  # the upper of two rows

@@ -130,7 +130,7 @@ def _train(
             with watch.saving():
                 saves.save(step, state, to_dict(config), force=leaving or last or given_up is not None)
                 if leaving or last or given_up is not None:
-                    saves.close()  # waits, so that the time of this save counts too
+                    saves.wait()  # so that the time of this save counts too
             if given_up is not None:
                 raise _not_finite(workdir, config.max_skipped, given_up, step)
             if leaving:

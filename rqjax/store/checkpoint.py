@@ -86,10 +86,15 @@ class Checkpoints:
         for later in [found for found in self._manager.all_steps() if found > step]:
             self._manager.delete(later)
 
-    def close(self) -> None:
-        """Waits for a save under way, and ends the manager's threads. Raises RunError if the disk did not take it."""
+    def wait(self) -> None:
+        """Waits for a save under way. Raises RunError if the disk did not take it."""
         with self._saving():
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for a save under way, and ends the manager's threads. Raises RunError if the disk did not take it."""
+        self.wait()
+        with self._saving():
             self._manager.close()
 
     def __enter__(self) -> "Checkpoints":

@@ -70,7 +70,7 @@ def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path, monk
     config.stage.tokenizer_path, config.preview_every = str(tokenizer), config.steps
     uses, waits = [], []
     monkeypatch.setattr(Ledger, "turn", lambda self, name, turn=Ledger.turn: uses.append(name) or turn(self, name))
-    monkeypatch.setattr(Checkpoints, "close", lambda self, end=Checkpoints.close: waits.extend(uses[-1:]) or end(self))
+    monkeypatch.setattr(Checkpoints, "wait", lambda self, wait=Checkpoints.wait: waits.extend(uses[-1:]) or wait(self))
     train(config, tmp_path / "prior")
     assert "saving" in waits  # the wait for the last save counts
     (events,) = (tmp_path / "prior" / "tensorboard").iterdir()

@@ -10,6 +10,17 @@ Encoders and decoders are transformers over patches: at 128 and 256 pixels of Vi
 (Yu et al. 2022), at 64 smaller. Code vectors have 256 dimensions, as the published ones, whose temperature of 0.5 the
 RQ priors keep. 256-prior is the model of ffhq_rqtransformer, 128-prior has half its width and half its body. Nobody has
 published such a pair, so no result is known.
+On eight v5e chips of 15.75 GiB (`rqjax compile --quick --config photos:VARIANT --topology v5e:2x4`); hours are
+those of all steps at the rate that its bound allows, which no run reaches and nobody has measured:
+    variant       batch   peak a chip   images/s at most   hours at least
+    64               64      0.19 GiB             30,401             0.01
+    64-prior         64      0.31 GiB             10,070             0.04
+    64-dq            64      0.64 GiB              3,322             0.11
+    64-dq-prior      64      0.79 GiB              3,013             0.12
+    128             128      0.36 GiB              2,379             1.5
+    128-prior       128      0.42 GiB              4,209             0.8
+    256             128      0.43 GiB              2,366             1.5
+    256-prior       128      1.19 GiB              1,371             2.6
 Tokenizers learn by pixels alone, which needs no download and blurs. Sharper, with ViT-VQGAN's weights, by
     --config.stage.perceptual_weight=0.1 --config.stage.vgg16_path=vgg16-397923af.pth --config.stage.disc_weight=0.1
 """
@@ -41,18 +52,18 @@ VARIANTS = {
 }
 """Names, the default first, for `rqjax configs`."""
 TINY = {"dim": 256, "layers": 4, "heads": 4}
-SMALL = {"patch_size": 8, "dim": 512, "layers": 8, "heads": 8}
+SMALL = {"dim": 512, "layers": 8, "heads": 8, "dtype": "bfloat16", "remat": True}
 # the more detailed half of an image's regions is fine, whatever the data
 HALF = RoutingConfig(router="entropy", exact_ratio=True, budget_weight=0.0, groups=0, layers=1, entropy_bins="-1_1")
 BOOK = QuantizerConfig(codebook_size=(2048,))
 TOKENIZERS = {
-    # embed_dim makes code vectors of 256 dimensions: at 128 pixels of 2x2 patches, at 256 of 4x4
+    # embed_dim makes code vectors of 256 dimensions: those of a patch, or of 2x2 patches
     "64": PatchRQVAEConfig(
         resolution=64, patch_size=8, **TINY, embed_dim=256, quantizer=QuantizerConfig(codebook_size=(1024,))
     ),
     "64-dq": PatchDQVAEConfig(resolution=64, patch_size=4, **TINY, routing=HALF),
-    "128": PatchRQVAEConfig(resolution=128, **SMALL, embed_dim=64, quantizer=BOOK),
-    "256": PatchRQVAEConfig(resolution=256, **SMALL, embed_dim=16, quantizer=BOOK, remat=True),
+    "128": PatchRQVAEConfig(resolution=128, patch_size=8, **SMALL, embed_dim=64, quantizer=BOOK),
+    "256": PatchRQVAEConfig(resolution=256, patch_size=16, **SMALL, embed_dim=64, quantizer=BOOK),
 }
 PRIORS = {
     "64-prior": RQTransformerConfig(dim=256, body_layers=6, head_layers=2, classes=1, dtype="float32", remat=False),

@@ -21,10 +21,11 @@ EARLIER = 3
 """Earlier pictures of a name that are shown beside the newest."""
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 1.5rem auto; padding: 0 1rem; }
-h1, h2 { overflow-wrap: anywhere; } h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 3rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 1.5rem auto; padding: 0 1rem;
+  overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 3rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-figure { margin: 0 0 1rem; } figcaption, .note { color: GrayText; font-size: .9rem; }
+figure { margin: 0 0 1rem; } figcaption, .note { opacity: .75; font-size: .9rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: .2rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem; }
 .charts img { width: 100%; }
@@ -34,6 +35,9 @@ th { font-weight: 500; } td { font-variant-numeric: tabular-nums; }
 tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 .bar { display: inline-block; height: .7em; background: #3b6fb6; min-width: 1px; }
 summary { cursor: pointer; margin: 1rem 0 .5rem; }
+@media (max-width: 40rem) {
+  .fields { overflow-wrap: anywhere; } .fields :is(th, td) { display: block; padding: 0; }
+}
 """
 
 
@@ -133,7 +137,7 @@ def _configuration(place: Path) -> str:
         f"<tr><th>{html.escape(field.name)}</th><td>{html.escape(field.word)}</td><td>{html.escape(field.meaning)}</td></tr>"
         for field in fields.listed(config)
     ]
-    return f"<details><summary>Configuration</summary>{_table(rows)}</details>"
+    return f"<details><summary>Configuration</summary>{_table(rows, 'fields')}</details>"
 
 
 def _figure(png: bytes, text: str, *, caption: bool = True) -> str:
@@ -142,8 +146,8 @@ def _figure(png: bytes, text: str, *, caption: bool = True) -> str:
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}">{below}</figure>'
 
 
-def _table(rows: Sequence[str]) -> str:
-    return _scroll(f"<table>{''.join(rows)}</table>")
+def _table(rows: Sequence[str], kind: str = "") -> str:
+    return _scroll(f'<table class="{kind}">{"".join(rows)}</table>')
 
 
 def _scroll(table: str) -> str:

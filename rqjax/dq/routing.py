@@ -16,7 +16,7 @@ from rqjax.quantize import dynamic
 from rqjax.quantize.entropy import BINS, patch_entropy
 from rqjax.quantize.pytree import pytree
 
-ROUTERS = ("feature", "entropy")
+ROUTERS = ("feature", "entropy", "checkerboard")
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -25,10 +25,10 @@ class RoutingConfig:
 
     `router` "feature" learns where detail is, held to `ratios` by the budget; "entropy" reads it off the image's
     patches, by `thresholds`. With `exact_ratio` either gives exactly the shares `ratios` of each image, its most
-    detailed regions.
+    detailed regions. "checkerboard" looks at no image: every other region is fine, a fixed length to compare with.
     """
 
-    router: str = "feature"  # feature (learned) or entropy (of the image's patches)
+    router: str = "feature"  # feature (learned), entropy (of the image's patches) or checkerboard (none)
     exact_ratio: bool = False  # each image has exactly the shares `ratios`
     ratios: tuple[float, ...] = (0.5,)  # shares of the finer grains
     budget_weight: float = 10.0  # of the feature router: gamma in quantize.dynamic's budgets
@@ -56,6 +56,7 @@ class RoutingConfig:
         except ValueError as error:
             raise InputError(str(error)) from None
         self._check_entropy(finer)
+        self._check_checkerboard()
 
     def _check_entropy(self, finer: int) -> None:
         one_of(BINS, entropy_bins=self.entropy_bins)
@@ -68,9 +69,17 @@ class RoutingConfig:
                 f"budget_weight is {self.budget_weight}: entropy learns nothing from a budget, set it to 0"
             )
 
+    def _check_checkerboard(self) -> None:
+        if self.router == "checkerboard" and (self.ratios != (0.5,) or self.exact_ratio or self.budget_weight):
+            raise InputError(
+                f"router checkerboard with ratios={self.ratios}, exact_ratio={self.exact_ratio} and"
+                f" budget_weight={self.budget_weight}: it makes half of the regions fine and nothing else, so set"
+                " ratios=(0.5,), exact_ratio=False and budget_weight=0"
+            )
+
     def feature_router(self, channels: int, grains: int, rngs: nnx.Rngs) -> FeatureRouter | None:
-        """The router that learns, None where entropy routes."""
-        if self.router == "entropy":
+        """The router that learns, None where nothing does."""
+        if self.router != "feature":
             return None
         return FeatureRouter(
             channels, grains, groups=self.groups, layers=self.layers, activation=self.activation, rngs=rngs
@@ -99,14 +108,16 @@ def route(
     In training by features the merged map is multiplied by the gate's chosen value, 1, which carries its gradient.
     """
     features = encoder(image)
-    if routing.router == "entropy":
-        grain = _by_entropy(routing, image, features[0].shape[1])
-        gate = jax.nn.one_hot(grain, len(features))
-    else:
+    if routing.router == "feature":
         logits = encoder.router(features)
         logits = logits if noise is None else logits + noise
         grain = _by_logits(routing, logits)
         gate = logits if noise is None else dynamic.straight_through(logits, grain)
+    else:
+        size = features[0].shape[1]
+        of_place = routing.router == "checkerboard"
+        grain = _by_place(len(image), size) if of_place else _by_entropy(routing, image, size)
+        gate = jax.nn.one_hot(grain, len(features))
     merged = dynamic.merge_grains(features, grain)
     if noise is not None and routing.router == "feature":
         merged = merged * dynamic.gate_scale(gate, features[-1].shape[1])
@@ -119,6 +130,11 @@ def _by_entropy(routing: RoutingConfig, image: Float[Array, "b height width 3"],
     if routing.exact_ratio:
         return dynamic.exact_grain(entropy, dynamic.grain_counts(routing.ratios, size * size))
     return dynamic.threshold_grain(entropy, jnp.asarray(routing.thresholds, jnp.float32))
+
+
+def _by_place(count: int, size: int) -> Int[Array, "b h w"]:
+    """The same grains for each of `count` images: every other region of a grid of `size` x `size` is fine."""
+    return jnp.broadcast_to(jnp.indices((size, size)).sum(0) % 2, (count, size, size))
 
 
 def _by_logits(routing: RoutingConfig, logits: Float[Array, "b h w grains"]) -> Int[Array, "b h w"]:

@@ -36,6 +36,7 @@ VARIANTS = {
     "entropy": {"grains": 2, "router": "entropy", "budget_weight": 0.0, "thresholds": (1.3,)},
     "triple entropy": {"grains": 3, "router": "entropy", "budget_weight": 0.0, "thresholds": (1.9, 2.2)},
     "entropy exact": {"grains": 2, "router": "entropy", "budget_weight": 0.0, "exact_ratio": True},
+    "checkerboard": {"grains": 2, "router": "checkerboard", "budget_weight": 0.0, "ratios": (0.5,)},
 }
 
 
@@ -62,6 +63,9 @@ def test_every_router_trains_and_keeps_images_apart(variant):
         for g in range(1, config.grains):
             assert ((whole.grain == g).mean((1, 2)) == 0.25).all()
         assert float(forward.metrics["fine_fraction"]) == 0.25
+    if variant == "checkerboard":
+        assert (grain == np.indices((4, 4)).sum(0) % 2).all()
+        assert float(forward.metrics["codes_per_image"]) == 8 * 1 + 8 * 4
 
 
 @pytest.mark.parametrize("variant", ["dual", "triple", "exact"])
@@ -221,6 +225,8 @@ def test_router_averages_each_region():
         ({"router": "entropy", "thresholds": (1.0,)}, "budget_weight"),
         ({"router": "entropy", "budget_weight": 0.0, "thresholds": ()}, "expected 1 here"),
         ({"router": "entropy", "budget_weight": 0.0, "thresholds": (math.nan,)}, "ascending"),
+        ({"router": "checkerboard", "budget_weight": 0.0}, "half of the regions"),
+        ({"router": "checkerboard", "ratios": (0.5,)}, "half of the regions"),
     ],
 )
 def test_values_that_make_no_model_are_refused(change, message):

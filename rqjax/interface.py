@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
+from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
@@ -49,6 +50,10 @@ class Condition(Protocol):
     @property
     def size(self) -> int:
         """The number of ids, and so of embeddings."""
+
+    @property
+    def choices(self) -> int:
+        """The number of single values that it has: classes, or 1 for nothing; 0 for texts, which are not listed."""
 
     def ids(self, values: Int[Array, "b"] | Int[Array, "b length"]) -> Int[Array, "b length"]:
         """The ids for the values of a batch (classes or texts; ignored but for their number if there is no field)."""
@@ -130,7 +135,13 @@ class Prior(Model, Protocol):
         """The loss of a batch's images for a frozen tokenizer, and metrics; dropout if `train`."""
 
     def generate(
-        self, tokenizer: Any, labels: Int[Array, "b ..."], key: Key[Array, ""], draws: Draw | Sequence[Draw]
+        self,
+        tokenizer: Any,
+        labels: Int[Array, "b ..."],
+        key: Key[Array, ""],
+        draws: Draw | Sequence[Draw],
+        *,
+        guidance: Guidance | None = None,
     ) -> Codes:
         """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`."""
 
@@ -152,6 +163,7 @@ class PriorConfig(Protocol):
     """The description of a prior."""
 
     remat: bool  # activations are computed again in the backward pass
+    condition_dropout: float  # share of the images that training sees without their condition
 
     @property
     def condition(self) -> Condition: ...

@@ -9,8 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.dq.sequence import SequenceLayout, Tokens
-from rqjax.interface import Condition
-from rqjax.nets.condition import condition
+from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.init import DTYPES
 from rqjax.nets.transformer import NORMAL, BlockSettings, Stack, dropout, layer_norm
 
@@ -22,6 +21,8 @@ class NetworkConfig:
     grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
     codebook_size: int = 1024  # of the tokenizer
     classes: int = 0  # 0: unconditional
+    # share of the images that training sees without their class, which guidance needs; no official form
+    condition_dropout: float = 0.0
     order: str = "row-first"  # in which the fine codes come; or "region-first"
     dim: int = 1024  # width
     heads: int = 8  # of attention
@@ -35,9 +36,9 @@ class NetworkConfig:
     remat: bool = True  # activations are computed again in the backward pass
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> AnyCondition:
         """The class of an image, which every grain's start token names; or nothing."""
-        return condition(self.classes)
+        return condition(self.classes, droppable=bool(self.condition_dropout))
 
     @property
     def layout(self) -> SequenceLayout:

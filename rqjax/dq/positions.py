@@ -1,5 +1,7 @@
 """The positions that may follow in a sequence which covers every cell of an image exactly once."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
@@ -70,3 +72,13 @@ def contents(
     cells, end, start = (jnp.array(x)[grain] for x in (layout.cells, layout.position_end, layout.position_start))
     content = jnp.where(position < cells, drawn, jnp.where(position == end, layout.content_end, layout.content_pad))
     return jnp.where(position >= start, layout.content_start + starts, content)
+
+
+def led_by(layout: SequenceLayout, tokens: Tokens, starts: Int[Array, "b"]) -> Tokens:
+    """The tokens [b], with start tokens that name other ids of the condition."""
+    first = jnp.array(layout.position_start)[tokens.grain]
+    return dataclasses.replace(
+        tokens,
+        content=jnp.where(tokens.content >= layout.content_start, layout.content_start + starts, tokens.content),
+        position=jnp.where(tokens.position >= first, first + starts, tokens.position),
+    )

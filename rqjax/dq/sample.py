@@ -18,6 +18,7 @@ from rqjax.dq import positions
 from rqjax.dq.network import DQTransformerNetwork, Head
 from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
 from rqjax.nets.decoding import Cache, Layer, decode, empty_caches, in_compute_dtype, layers_of
+from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.pytree import pytree
@@ -54,22 +55,24 @@ def generate(
     draws: Draws,
     fixed_positions: Bool[Array, ""],
     limit: Int[Array, ""],
+    guide: Guide | None = None,
 ) -> tuple[Rows, Codes]:
     """New sequences, one for each of `starts`, ids of the condition, and the codes that they describe.
 
     Every cell belongs to exactly one token. The positions of coarser grains are drawn; those of the finest are all that
     is left, in the order of the layout, or with `fixed_positions` False drawn as well. Each image draws with a key of
     its own. `limit` stops after so many tokens, with cells that no token covers: they have code 0 and grain 0. New
-    values compile nothing; another batch size does.
+    values compile nothing; another batch size does. With a `guide` the network sees each image twice, with its
+    condition and without, and one token is drawn for both.
     """
     limit = jnp.minimum(limit, layout.capacity)
     keys = row_keys(key, starts.shape[0])
-    step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions)
+    step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions, guide)
 
     def going(state: State) -> Bool[Array, ""]:
         return (state.t + 1 < limit) & ~jnp.all(state.done)
 
-    state = jax.lax.while_loop(going, step, start(layout, network, starts))
+    state = jax.lax.while_loop(going, step, start(layout, network, starts, 1 if guide is None else 2))
     return state.rows, codes_of(layout, state)
 
 
@@ -80,8 +83,10 @@ def codes_of(layout: SequenceLayout, state: State) -> Codes:
     return Codes(codes=codes, grain=jnp.maximum(grain[:, ::block, ::block], 0))
 
 
-def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Array, "b"]) -> State:
-    """The state before the first step: each image has its start token, and every cell is free."""
+def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Array, "b"], seen: int = 1) -> State:
+    """The state before the first step: each image has its start token, and every cell is free. The network sees each
+    image `seen` times.
+    """
     batch, length = starts.shape[0], layout.capacity
     pads, cells = jnp.zeros((batch, length), jnp.int32), jnp.zeros((batch, layout.cells[-1]), jnp.int32)
     tokens = Tokens(
@@ -98,8 +103,8 @@ def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Arr
         grain=cells - 1,
         # nothing follows the last token, so the caches have no place for it
         caches=(
-            empty_caches(network.position_stack, batch, length - 1),
-            empty_caches(network.content_stack, batch, length - 1),
+            empty_caches(network.position_stack, seen * batch, length - 1),
+            empty_caches(network.content_stack, seen * batch, length - 1),
         ),
     )
 
@@ -131,6 +136,7 @@ def _step(
     keys: Key[Array, "b"],
     draws: Draws,
     fixed: Bool[Array, ""],
+    guide: Guide | None,
     state: State,
 ) -> State:
     """One more token for each image that is not done: its position, then its content."""
@@ -138,21 +144,37 @@ def _step(
     keys = jax.vmap(functools.partial(jax.random.split, num=2))(keys)
     last = jax.tree.map(lambda ids: ids[:, state.t], state.rows.tokens)
 
-    x = parts.network.embed(last)
+    x = parts.network.embed(last if guide is None else _both(layout, last, guide))
     x, first = decode(parts.position_layers, x[:, None], state.caches[0], state.t)
     allowed = positions.allowed(layout, state.free, last.grain)
-    drawn = draws.draw(POSITIONS, keys[:, 0], _only(allowed, parts.position_head(x[:, 0])))
+    logits = _mixed(parts.position_head(x[:, 0]), guide, state.t, POSITIONS)
+    drawn = draws.draw(POSITIONS, keys[:, 0], _only(allowed, logits))
     left = positions.remaining(layout, state.free)
     drawn = jnp.where(fixed & (last.grain == layout.grains - 1), left, drawn)
     position, grain = positions.follow(layout, last.position, last.grain, drawn, starts)
 
-    x = x[:, 0].astype(jnp.float32) + parts.network.places(position, grain)
+    next_to = Tokens(content=last.content, position=position, grain=grain, index=last.index)
+    places = next_to if guide is None else _both(layout, next_to, guide)
+    x = x[:, 0].astype(jnp.float32) + parts.network.places(places.position, places.grain)
     x, second = decode(parts.content_layers, x[:, None], state.caches[1], state.t)
-    logits = parts.content_head(x[:, 0])
+    logits = _mixed(parts.content_head(x[:, 0]), guide, state.t, CONTENTS)
     drawn = draws.draw(CONTENTS, keys[:, 1], _only(jnp.arange(logits.shape[-1]) < layout.codebook_size, logits))
     content = positions.contents(layout, position, grain, drawn, starts)
     token = Tokens(content=content, position=position, grain=grain, index=jnp.full_like(grain, state.t + 1))
     return write(layout, state, token, (first, second))
+
+
+def _both(layout: SequenceLayout, tokens: Tokens, guide: Guide) -> Tokens:
+    """Tokens [b] as both branches of guidance see them [2b]: the second with start tokens of no condition."""
+    without = positions.led_by(layout, tokens, guide.null[:, 0])
+    return jax.tree.map(branches, tokens, without)
+
+
+def _mixed(
+    logits: Float[Array, "rows ids"], guide: Guide | None, t: Int[Array, ""], stream: int
+) -> Float[Array, "b ids"]:
+    """The logits of each image for its token behind index t."""
+    return logits if guide is None else guided(logits, guide.scales[t, stream])
 
 
 def _only(allowed: Bool[Array, "b ids"] | Bool[Array, "ids"], logits: Float[Array, "b ids"]) -> Float[Array, "b ids"]:

@@ -18,8 +18,9 @@ from rqjax.dq.router import NAMES
 from rqjax.dq.sequence import Rows, to_rows
 from rqjax.dq.vae import DQVAE, GrainConfig
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Condition, Metrics
-from rqjax.nets.condition import labels_of
+from rqjax.interface import Batch, Metrics
+from rqjax.nets.condition import AnyCondition, check_dropout, labels_of
+from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.quantize.dynamic import Codes
@@ -44,6 +45,8 @@ class DQTransformerConfig(NetworkConfig):
         names = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk", "pack_groups")
         at_least(1, **{name: getattr(self, name) for name in names})
         at_least(0, classes=self.classes)
+        rates(condition_dropout=self.condition_dropout)
+        check_dropout(self.condition, self.condition_dropout)
         divides(self.dim, "dim", heads=self.heads)
         rates(embedding_dropout=self.embedding_dropout, dropout=self.dropout, attention_dropout=self.attention_dropout)
         one_of(DTYPES, dtype=self.dtype)
@@ -108,16 +111,14 @@ class DQTransformer:
         return dataclasses.replace(self, network=trained)
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> AnyCondition:
         return self.config.condition
 
-    def rows(self, codes: Codes, labels: Int[Array, "b"]) -> Rows:
-        """The sequences of images, one a row, each led by its label."""
-        return to_rows(codes, self._starts(labels), self.config.layout)
-
-    def _starts(self, labels: Int[Array, "b"]) -> Int[Array, "b"]:
-        """The id of the condition that the start tokens name."""
-        return self.condition.ids(labels)[:, 0]
+    def rows(self, codes: Codes, labels: Int[Array, "b"], drop: Key[Array, ""] | None = None) -> Rows:
+        """The sequences of images, one a row, each led by its label; with a key some are led by none, as trained."""
+        ids, rate = self.condition.ids(labels), self.config.condition_dropout
+        ids = left_out(self.condition, ids, drop, rate) if drop is not None and rate else ids
+        return to_rows(codes, ids[:, 0], self.config.layout)
 
     def loss(
         self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool
@@ -134,14 +135,18 @@ class DQTransformer:
         key: Key[Array, ""] | None = None,
         counts: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted sum of the content loss and the position loss, and metrics; dropout with a key.
+        """The weighted sum of the content loss and the position loss, and metrics; dropout, also of the condition, with
+        a key.
 
         The content loss is the mean cross-entropy of all contents, the position loss the mean over grains of that of
         the grain's positions. Images that found no place in a packed row are left out; `unplaced` counts them. Those
         that don't count, if `counts` says so, are rows of padding.
         """
         c = self.config
-        rows, unplaced = self.rows(codes, labels), jnp.zeros((), jnp.int32)
+        drop = None
+        if key is not None and c.condition_dropout:
+            key, drop = jax.random.split(key)
+        rows, unplaced = self.rows(codes, labels, drop), jnp.zeros((), jnp.int32)
         if counts is not None:
             rows = dataclasses.replace(rows, image=jnp.where(counts[:, None], rows.image, -1))
         if c.pack:
@@ -167,12 +172,15 @@ class DQTransformer:
         key: Key[Array, ""],
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
+        *,
+        guidance: Guidance | None = None,
     ) -> Codes:
         """New codes, one image for each label; the tokenizer is not needed. See `sample.generate`.
 
-        Raises InputError for settings or labels out of range.
+        Raises InputError for settings or labels out of range, and for guidance of a model that was trained without
+        `condition_dropout`. Guidance grows with the tokens of an image, up to the longest that there can be.
         """
-        return self.generate_rows(labels, key, draws, fixed_positions)[1]
+        return self.generate_rows(labels, key, draws, fixed_positions, guidance=guidance)[1]
 
     def generate_rows(
         self,
@@ -181,10 +189,14 @@ class DQTransformer:
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
         limit: int | None = None,
+        guidance: Guidance | None = None,
     ) -> tuple[Rows, Codes]:
         """The sequences in the order in which they were drawn, and their codes; see `sample.generate`."""
         labels, layout = jnp.asarray(labels), self.config.layout
         self.condition.check(labels)
         settings = draws_of(draws, self.config.streams)
         limit = layout.capacity if limit is None else limit
-        return sample.generate(self.network, layout, self._starts(labels), key, settings, fixed_positions, limit)
+        c, (n,) = self.config, labels.shape
+        guide = guide_of(guidance, self.condition, c.condition_dropout, n, layout.capacity - 1, len(c.streams))
+        starts = self.condition.ids(labels)[:, 0]
+        return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide)

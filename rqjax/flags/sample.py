@@ -30,6 +30,23 @@ FIXED_POSITIONS = flags.DEFINE_bool(
     "Of a DQ prior: the finest grain's positions are all that is left, in order; else they are drawn.",
     flag_values=FLAGS,
 )
+GUIDANCE = flags.DEFINE_float(
+    "guidance",
+    1.0,
+    "Classifier-free guidance, for a prior trained with condition_dropout: above 1 images are more of their class and"
+    " more alike; 1 turns it off.",
+    flag_values=FLAGS,
+)
+GUIDANCE_SCHEDULE = _string(
+    "guidance_schedule", "constant", "Its growth over the positions: constant, linear or power-cosine."
+)
+GUIDANCE_POWER = flags.DEFINE_float("guidance_power", 1.0, "The exponent of power-cosine.", flag_values=FLAGS)
+GUIDANCE_DECAY = flags.DEFINE_float(
+    "guidance_decay",
+    1.0,
+    "The factor on guidance - 1 from depth to depth, or, in a DQ prior, from contents to positions.",
+    flag_values=FLAGS,
+)
 SEED = _integer("seed", 0, "The same seed gives the same images.", lower_bound=-(2**63), upper_bound=2**63 - 1)
 BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1, upper_bound=10**6)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)

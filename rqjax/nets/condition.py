@@ -18,6 +18,7 @@ class NoCondition:
     field = None
     length = 1
     size = 1
+    choices = 1
 
     def ids(self, values: Int[Array, "b ..."]) -> Int[Array, "b 1"]:
         """Zeros, one for each row of `values`."""
@@ -45,6 +46,10 @@ class ClassCondition:
     def size(self) -> int:
         return self.classes + self.droppable
 
+    @property
+    def choices(self) -> int:
+        return self.classes
+
     def ids(self, values: Int[Array, "b"]) -> Int[Array, "b 1"]:
         return values.astype(jnp.int32)[:, None]
 
@@ -68,6 +73,7 @@ class TextCondition:
     size: int
     length: int
     field = "text"
+    choices = 0
 
     def ids(self, values: Int[Array, "b length"]) -> Int[Array, "b length"]:
         return values.astype(jnp.int32)
@@ -83,11 +89,22 @@ class TextCondition:
         check_range("label", values, self.size)
 
 
-def condition(classes: int, text_size: int = 0, text_length: int = 0) -> NoCondition | ClassCondition | TextCondition:
-    """The condition of a configuration: a text if there is one, else a class, else nothing."""
+AnyCondition = NoCondition | ClassCondition | TextCondition
+
+
+def condition(classes: int, text_size: int = 0, text_length: int = 0, droppable: bool = False) -> AnyCondition:
+    """The condition of a configuration: a text if there is one, else a class, else nothing. A `droppable` class has an
+    id for none; of a text that is the empty one.
+    """
     if text_size:
         return TextCondition(text_size, text_length)
-    return ClassCondition(classes) if classes else NoCondition()
+    return ClassCondition(classes, droppable) if classes else NoCondition()
+
+
+def check_dropout(condition: AnyCondition, rate: float) -> None:
+    """Raises InputError for a share of images that are trained without their condition, where there is none."""
+    if rate and condition.field is None:
+        raise InputError(f"condition_dropout is {rate} for a prior without classes or texts: set it to 0")
 
 
 def labels_of(batch: Mapping[str, Array], field: str | None) -> Int[Array, "b ..."]:

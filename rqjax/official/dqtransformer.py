@@ -6,6 +6,7 @@ import numpy as np
 
 from rqjax.dq.router import NAMES
 from rqjax.dq.transformer import DQTransformer, DQTransformerConfig
+from rqjax.errors import InputError
 from rqjax.official.layers import stack_entries
 from rqjax.official.section import AGREE, Section
 from rqjax.torchfile.table import Entry, StateDict, layer_entries, shapes_of
@@ -90,8 +91,11 @@ def _check_codes(config: DQTransformerConfig, network: Section, permuter: Sectio
 def entries(model: DQTransformer) -> Iterator[Entry]:
     """Where each tensor lives, in the order of the official files; `model` may hold shapes.
 
-    The release has two grains. The position embedding of a third is named after its grain in the same way.
+    The release has two grains. The position embedding of a third is named after its grain in the same way. Raises
+    InputError for options that the official model does not have.
     """
+    if model.config.condition_dropout:
+        raise InputError("a prior with condition_dropout has no official form: export it to safetensors instead")
     shapes = shapes_of(model)
     yield Entry("pos_emb", "network/pos_emb", (1, *shapes["network/pos_emb"]))
     grains = len([path for path in shapes if path.startswith("network/position_embs/")])

@@ -90,7 +90,7 @@ def entries(model: RQTransformer) -> Iterator[Entry]:
     Raises InputError for options that the official model does not have.
     """
     config, shapes = model.config, shapes_of(model)
-    options = {"qk_norm": config.qk_norm, "rope": config.rope}
+    options = {"qk_norm": config.qk_norm, "rope": config.rope, "condition_dropout": bool(config.condition_dropout)}
     options["cumsum_depth_ctx without head_emb_vqvae"] = config.cumsum_depth_ctx and not config.head_emb_vqvae
     if strange := [name for name, there in options.items() if there]:
         raise InputError(f"a prior with {' and '.join(strange)} has no official form: export it to safetensors instead")

@@ -18,6 +18,10 @@ from rqjax.flags.sample import (
     COUNT,
     EMA,
     FIXED_POSITIONS,
+    GUIDANCE,
+    GUIDANCE_DECAY,
+    GUIDANCE_POWER,
+    GUIDANCE_SCHEDULE,
     LABEL,
     OUT,
     OVERWRITE,
@@ -32,6 +36,7 @@ from rqjax.flags.sample import (
     TOP_P,
 )
 from rqjax.interface import Prior, Tokenizer
+from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.run import devices
 from rqjax.run.directory import Run
@@ -55,11 +60,16 @@ def main(_: Sequence[str]) -> None:
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
     rows, draws = chosen(LABEL.value, stage.model.condition, run.classes), _draws(stage.model.streams)
+    guidance = Guidance(
+        scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
+    )
+    guidance.check(stage.model.condition.field, stage.model.condition_dropout)
     devices.say()
     prior, tokenizer = run.model(ema=EMA.value), other.model()
     labels = np.repeat(np.asarray(rows, np.int32), COUNT.value)
     key, fixed = jax.random.key(SEED.value), FIXED_POSITIONS.value
-    images = np.concatenate(list(sample(prior, tokenizer, labels, key, BATCH.value, draws, fixed_positions=fixed)))
+    drawn = sample(prior, tokenizer, labels, key, BATCH.value, draws, guidance=guidance, fixed_positions=fixed)
+    images = np.concatenate(list(drawn))
     _write(out, images, labels, [run.classes[row] if run.classes else str(row) for row in rows])
     print(f"{out}: {len(images)} images of {images.shape[1]}x{images.shape[2]}")
     for licence in dict.fromkeys([*run.licences, *other.licences]):
@@ -113,6 +123,7 @@ def sample(
     batch: int,
     draws: Draw | Sequence[Draw],
     *,
+    guidance: Guidance | None = None,
     fixed_positions: bool = True,
 ) -> Iterator[np.ndarray]:
     """uint8 images [<= batch, h, w, 3] for every label in turn, by one compiled program; the last may be fewer.
@@ -120,11 +131,11 @@ def sample(
     `fixed_positions` is for DQ priors, see DQTransformer.generate.
     """
     decode = jax.jit(lambda tokenizer, codes: to_uint8(tokenizer.decode_codes(codes)))
-    more = {"fixed_positions": fixed_positions} if isinstance(prior, DQTransformer) else {}
+    more: dict[str, Any] = {"fixed_positions": fixed_positions} if isinstance(prior, DQTransformer) else {}
     for i in range(0, len(labels), batch):
         part = labels[i : i + batch]
         whole = jnp.asarray(np.pad(part, (0, min(batch, len(labels)) - len(part)), mode="edge"))
-        codes = prior.generate(tokenizer, whole, jax.random.fold_in(key, i), draws, **more)
+        codes = prior.generate(tokenizer, whole, jax.random.fold_in(key, i), draws, guidance=guidance, **more)
         yield np.asarray(decode(tokenizer, codes))[: len(part)]
 
 

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
-from rqjax.interface import Condition, Quantizer
-from rqjax.nets.condition import condition
+from rqjax.interface import Quantizer
+from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.init import DTYPES
 from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, dropout, layer_norm
 
@@ -47,6 +47,8 @@ class NetworkConfig(BlockConfig):
     classes: int = 0  # 0: not led by a class
     text_vocab: int = 0  # tokens of texts; 0: not led by a text
     text_length: int = 0  # tokens of one text
+    # share of the images that training sees without their class or text, which guidance needs; no official form
+    condition_dropout: float = 0.0
     input_emb_vqvae: bool = True  # the body reads the tokenizer's code vectors, not embeddings of its own
     head_emb_vqvae: bool = True  # so does the head
     cumsum_depth_ctx: bool = True  # the head reads the sum of the codes so far, not the last alone
@@ -64,9 +66,9 @@ class NetworkConfig(BlockConfig):
         self.head_heads = self.head_heads or max(self.dim // 64, 1)
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> AnyCondition:
         """The tokens in front of the codes."""
-        return condition(self.classes, self.text_vocab, self.text_length)
+        return condition(self.classes, self.text_vocab, self.text_length, bool(self.condition_dropout))
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Condition, Metrics, Quantizer
+from rqjax.interface import Batch, Metrics, Quantizer
 from rqjax.nets import cross_entropy
-from rqjax.nets.condition import check_range, labels_of
+from rqjax.nets.condition import AnyCondition, check_dropout, check_range, labels_of
+from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.quantize.pytree import pytree, static
@@ -60,6 +61,8 @@ class RQTransformerConfig(NetworkConfig):
             raise InputError(f"rope with heads of {size} features (dim / body_heads): choose a multiple of 4")
         if min(self.classes, self.text_vocab) < 0 or (self.classes and self.text_vocab):
             raise InputError(f"classes={self.classes} and text_vocab={self.text_vocab}: at most one may be above 0")
+        rates(condition_dropout=self.condition_dropout)
+        check_dropout(self.condition, self.condition_dropout)
         if self.text_vocab and self.text_length < 2:
             raise InputError(f"text_length is {self.text_length}: a model with a text_vocab needs at least 2")
         rates(embedding_dropout=self.embedding_dropout, dropout=self.dropout, attention_dropout=self.attention_dropout)
@@ -118,7 +121,7 @@ class RQTransformer:
     config: RQTransformerConfig = static()  # noqa: RUF009
 
     @property
-    def condition(self) -> Condition:
+    def condition(self) -> AnyCondition:
         return self.config.condition
 
     @property
@@ -155,7 +158,8 @@ class RQTransformer:
         key: Key[Array, ""] | None = None,
         counts: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted loss of given codes, against themselves or another target, and metrics; dropout with a key.
+        """The weighted loss of given codes, against themselves or another target, and metrics; dropout, also of the
+        condition, with a key.
 
         Means are over the images that count, all of them if that is not said.
         """
@@ -163,6 +167,9 @@ class RQTransformer:
         target = Target(codes, cross_entropy.hard) if target is None else target
         weights = (c.image_loss_weight, c.text_loss_weight)
         ids = self.condition.ids(labels)
+        if key is not None and c.condition_dropout:
+            key, drop = jax.random.split(key)
+            ids = left_out(self.condition, ids, drop, c.condition_dropout)
         return prior_loss(self.network, quantizer, ids, codes, target, weights, c.loss_chunk, key, counts)
 
     def generate(
@@ -173,12 +180,14 @@ class RQTransformer:
         draws: Draw | Sequence[Draw],
         codes: Int[Array | np.ndarray, "b h w depth"] | None = None,
         start: tuple[int, int] = (0, 0),
+        *,
+        guidance: Guidance | None = None,
     ) -> Int[Array, "b h w depth"]:
         """New codes, one grid for each label, or the completion of `codes` from the position `start` (row, column) on.
 
         Each row draws with a key of its own, so it does not depend on how many others there are. New settings compile
-        nothing; another batch size or start does. Raises InputError for settings, labels, codes or a start out of
-        range.
+        nothing; another batch size or start does, and turning `guidance` on. Raises InputError for settings, labels,
+        codes or a start out of range, and for guidance of a model that was trained without `condition_dropout`.
         """
         settings = draws_of(draws, self.config.streams)
         h, w = self.config.code_shape
@@ -195,7 +204,9 @@ class RQTransformer:
         self._check_codes(codes, labels.shape[0])
         ids = self.condition.ids(jnp.asarray(labels))
         prefix = rearrange(jnp.asarray(codes, jnp.int32), "b h w d -> b (h w) d")[:, :given]
-        drawn = sample.generate(self.network, tokenizer.quantizer, ids, prefix, key, settings)
+        c, n = self.config, labels.shape[0]
+        guide = guide_of(guidance, self.condition, c.condition_dropout, n, h * w, c.depth)
+        drawn = sample.generate(self.network, tokenizer.quantizer, ids, prefix, key, settings, guide)
         return rearrange(drawn, "b (h w) d -> b h w d", h=h)
 
     def _check_codes(self, codes: Array | np.ndarray, batch: int) -> None:

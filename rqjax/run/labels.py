@@ -17,7 +17,7 @@ def chosen(words: Sequence[str], condition: Condition, names: Sequence[str]) -> 
         raise InputError("this prior is led by a text, and --label gives classes: call its generate() with token ids")
     if condition.field is None and words:
         raise InputError(f"--label is {','.join(words)}, and this prior knows no classes: leave the flag out")
-    return [_id(word.strip(), condition.size, names) for word in words] or list(range(condition.size))
+    return [_id(word.strip(), condition.choices, names) for word in words] or list(range(condition.choices))
 
 
 def _id(word: str, classes: int, names: Sequence[str]) -> int:

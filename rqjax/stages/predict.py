@@ -16,6 +16,7 @@ from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Sums, Tokenizer, TokenizerConfig
 from rqjax.nets.condition import labels_of
+from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
 
@@ -49,6 +50,7 @@ class PredictConfig:
     temperature: float = 1.0  # of the previews
     top_k: int = 0  # codes that a preview draws from, the likeliest; 0: all
     top_p: float = 1.0  # share of the probability that a preview draws from, the likeliest codes; 1: all
+    guidance: float = 1.0  # of the previews, for a model with condition_dropout; 1: off
 
     @property
     def draw(self) -> Draw:
@@ -74,6 +76,7 @@ class PredictConfig:
         self.tokenizer.check()
         self.model.check()
         self.optimizer.check()
+        Guidance(scale=self.guidance).check(self.model.condition.field, self.model.condition_dropout)
         self.model.check_tokenizer(self.tokenizer)
 
     def build(self, steps: int) -> "Predict":
@@ -134,7 +137,8 @@ class Predict:
         """Samples for the condition of the batch's first images, from the averaged weights where they are kept."""
         c, model, tokenizer = self.config, state.model if state.ema is None else state.ema, frozen["tokenizer"]
         labels = labels_of(batch, model.condition.field)[: c.preview_count]
-        return {"samples": to_uint8(tokenizer.decode_codes(model.generate(tokenizer, labels, key, c.draw)))}
+        codes = model.generate(tokenizer, labels, key, c.draw, guidance=Guidance(scale=c.guidance))
+        return {"samples": to_uint8(tokenizer.decode_codes(codes))}
 
     def evaluate(self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Sums:
         """The losses, by the batch's mean times the images that count; no dropout, and the codes drawn by `key`."""

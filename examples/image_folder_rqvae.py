@@ -8,7 +8,6 @@ import pathlib
 import sys
 import tempfile
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -19,7 +18,7 @@ from rqjax.data.sources import fashion_mnist
 from rqjax.optim import OptimizerConfig
 from rqjax.programs.train import train
 from rqjax.quantize import QuantizerConfig
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 
@@ -60,13 +59,13 @@ def main(folder: str = "", steps: int = 100) -> dict[str, float]:
             images.mkdir()
             make_folder(images)
         train(config(images, steps), run)
-        model = rqjax.load(run)
-        assert isinstance(model, RQVAE)
+        tokenizer = rqjax.load(run)
         held_out = DataConfig(name="folder", path=str(images), split="test", resize=SIZE, size=SIZE, batch=16)
-        x = to_float(next(iter(examples(held_out, 16)))["image"])
-    codes = jax.jit(RQVAE.encode)(model, x)
-    by_depth = jax.jit(RQVAE.progressive)(model, x)  # from the first 1, 2, ... codes of each position
-    errors = {f"{d} of 4 codes": float(np.mean((image - x) ** 2)) for d, image in enumerate(by_depth, start=1)}
+        x = next(iter(examples(held_out, 16)))["image"]
+    codes = tokenizer.encode(x)
+    by_depth = [tokenizer.decode(codes, depth=d).images for d in range(1, 5)]  # the first 1, 2, ... codes of a position
+    x = to_float(x)
+    errors = {f"{d} of 4 codes": float(np.mean((to_float(made) - x) ** 2)) for d, made in enumerate(by_depth, start=1)}
     errors["a flat image"] = float(np.mean((x - x.mean(axis=(1, 2), keepdims=True)) ** 2))
     print(f"{len(x)} held-out images, codes {codes.shape[1:]}; mean squared error in [-1, 1]:")
     for name, error in errors.items():

@@ -2,18 +2,32 @@
 
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rqjax.interface import Model
+    import jax
+
+    from rqjax.api import LoadedModel, LoadedPrior, LoadedTokenizer
 
 __version__ = importlib.metadata.version("rqjax")
 
 
-def load(path: str | os.PathLike[str], *, ema: bool = True) -> "Model":
+def load(
+    path: str | os.PathLike[str],
+    *,
+    ema: bool = True,
+    tokenizer: str | os.PathLike[str] | None = None,
+    batch: int = 64,
+    devices: "Sequence[jax.Device] | None" = None,
+) -> "LoadedTokenizer | LoadedPrior | LoadedModel":
     """The model in a run directory, or in a folder with config.json and model.safetensors; its averaged weights where
-    `ema` and the run kept them. A prior's tokenizer is in its folder `tokenizer`.
-    """
-    from rqjax.run.directory import Run  # here, since importing rqjax alone must not import JAX
+    `ema` and the run kept them.
 
-    return Run.open(path).model(ema=ema)
+    A tokenizer has encode() and decode(), a prior generate(), for images as people hold them; `.model` is the model
+    itself. A prior's tokenizer is in its folder `tokenizer`, if no other is named. At most `batch` images are computed
+    at once, over `devices`, or all that this process has. Raises InputError for what is no model.
+    """
+    from rqjax import api  # here, since importing rqjax alone must not import JAX
+
+    return api.load(path, ema=ema, tokenizer=tokenizer, batch=batch, devices=devices)

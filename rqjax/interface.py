@@ -102,10 +102,21 @@ class Tokenizer(Model, Protocol):
 
     def train_forward(self, image: Float[Array, "b height width 3"], key: Key[Array, ""]) -> Forward: ...
 
+    @property
+    def levels(self) -> int:
+        """Into how many parts codes fall, from coarse to fine: depths, or grains."""
+
+    @property
+    def code_sizes(self) -> Codes:
+        """The number of values of every code, in the structure and the shapes of one image's codes."""
+
     def encode(self, image: Float[Array, "b height width 3"]) -> Codes: ...
 
+    def keep_first(self, codes: Codes, rows: int, levels: int) -> Codes:
+        """The codes of the first `rows` rows of positions, and of their first `levels`; -1 in the place of others."""
+
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
-        """The images of codes, not clamped."""
+        """The images of codes, not clamped. A code of -1 is none: its vector is 0."""
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]: ...
 
@@ -138,12 +149,17 @@ class Prior(Model, Protocol):
         self,
         tokenizer: Any,
         labels: Int[Array, "b ..."],
-        key: Key[Array, ""],
+        key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
         *,
         guidance: Guidance | None = None,
+        given: Codes | None = None,
     ) -> Codes:
-        """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`."""
+        """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`. Each row
+        may have a key of its own. Codes of `given` are kept, where it is not -1."""
+
+    def check_given(self, codes: Codes, images: int) -> None:
+        """Raises InputError unless codes are in range and the first of each of so many images, with -1 for others."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Imports point one way: programs -> run, official -> stages -> rq, dq -> nets, quantize; the rest knows no model."""
+"""Imports point one way: programs -> api -> run -> stages -> rq, dq -> nets, quantize; the rest knows no model."""
 
 import ast
 import pathlib
@@ -31,7 +31,8 @@ ALLOWED = {
     "run": RUN | {"flags"},
     "official": RUN | {"run"},
     "report": RUN | {"run"},
-    "programs": RUN | {"flags", "report", "run", "official", "cost"},
+    "api": RUN | {"run"},
+    "programs": RUN | {"flags", "report", "api", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "sample", "train"}}

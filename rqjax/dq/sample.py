@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from rqjax.dq import given as known
 from rqjax.dq import positions
 from rqjax.dq.network import DQTransformerNetwork, Head
 from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
@@ -51,11 +52,12 @@ def generate(
     network: DQTransformerNetwork,
     layout: SequenceLayout,
     starts: Int[Array, "b"],
-    key: Key[Array, ""],
+    key: Key[Array, ""] | Key[Array, "b"],
     draws: Draws,
     fixed_positions: Bool[Array, ""],
     limit: Int[Array, ""],
     guide: Guide | None = None,
+    given: Codes | None = None,
 ) -> tuple[Rows, Codes]:
     """New sequences, one for each of `starts`, ids of the condition, and the codes that they describe.
 
@@ -63,11 +65,11 @@ def generate(
     is left, in the order of the layout, or with `fixed_positions` False drawn as well. Each image draws with a key of
     its own. `limit` stops after so many tokens, with cells that no token covers: they have code 0 and grain 0. New
     values compile nothing; another batch size does. With a `guide` the network sees each image twice, with its
-    condition and without, and one token is drawn for both.
+    condition and without, and one token is drawn for both. Regions and codes of `given` are kept, where it has no -1.
     """
     limit = jnp.minimum(limit, layout.capacity)
     keys = row_keys(key, starts.shape[0])
-    step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions, guide)
+    step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions, guide, given)
 
     def going(state: State) -> Bool[Array, ""]:
         return (state.t + 1 < limit) & ~jnp.all(state.done)
@@ -137,6 +139,7 @@ def _step(
     draws: Draws,
     fixed: Bool[Array, ""],
     guide: Guide | None,
+    given: Codes | None,
     state: State,
 ) -> State:
     """One more token for each image that is not done: its position, then its content."""
@@ -147,6 +150,8 @@ def _step(
     x = parts.network.embed(last if guide is None else _both(layout, last, guide))
     x, first = decode(parts.position_layers, x[:, None], state.caches[0], state.t)
     allowed = positions.allowed(layout, state.free, last.grain)
+    if given is not None:
+        allowed = known.kept_to(layout, allowed, state.free, last.grain, given.grain)
     logits = _mixed(parts.position_head(x[:, 0]), guide, state.t, POSITIONS)
     drawn = draws.draw(POSITIONS, keys[:, 0], _only(allowed, logits))
     left = positions.remaining(layout, state.free)
@@ -159,6 +164,8 @@ def _step(
     x, second = decode(parts.content_layers, x[:, None], state.caches[1], state.t)
     logits = _mixed(parts.content_head(x[:, 0]), guide, state.t, CONTENTS)
     drawn = draws.draw(CONTENTS, keys[:, 1], _only(jnp.arange(logits.shape[-1]) < layout.codebook_size, logits))
+    if given is not None:
+        drawn = known.known_or(layout, drawn, position, grain, given.codes)
     content = positions.contents(layout, position, grain, drawn, starts)
     token = Tokens(content=content, position=position, grain=grain, index=jnp.full_like(grain, state.t + 1))
     return write(layout, state, token, (first, second))

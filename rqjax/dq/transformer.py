@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.dq import sample
+from rqjax.dq.given import check_prefix
 from rqjax.dq.loss import cross_entropies
 from rqjax.dq.network import DQTransformerNetwork, NetworkConfig
 from rqjax.dq.packing import packed
@@ -169,27 +170,30 @@ class DQTransformer:
         self,
         tokenizer: DQVAE | None,
         labels: Int[Array | np.ndarray, "b"],
-        key: Key[Array, ""],
+        key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
         *,
         guidance: Guidance | None = None,
+        given: Codes | None = None,
     ) -> Codes:
         """New codes, one image for each label; the tokenizer is not needed. See `sample.generate`.
 
-        Raises InputError for settings or labels out of range, and for guidance of a model that was trained without
-        `condition_dropout`. Guidance grows with the tokens of an image, up to the longest that there can be.
+        `given` are codes to complete: regions with grain -1 are drawn, and so are codes of -1 in those with a grain.
+        Raises InputError for settings, labels or codes out of range, and for guidance of a model that was trained
+        without `condition_dropout`. Guidance grows with the tokens of an image, up to the longest that there can be.
         """
-        return self.generate_rows(labels, key, draws, fixed_positions, guidance=guidance)[1]
+        return self.generate_rows(labels, key, draws, fixed_positions, guidance=guidance, given=given)[1]
 
     def generate_rows(
         self,
         labels: Int[Array | np.ndarray, "b"],
-        key: Key[Array, ""],
+        key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
         limit: int | None = None,
         guidance: Guidance | None = None,
+        given: Codes | None = None,
     ) -> tuple[Rows, Codes]:
         """The sequences in the order in which they were drawn, and their codes; see `sample.generate`."""
         labels, layout = jnp.asarray(labels), self.config.layout
@@ -197,6 +201,15 @@ class DQTransformer:
         settings = draws_of(draws, self.config.streams)
         limit = layout.capacity if limit is None else limit
         c, (n,) = self.config, labels.shape
+        if given is not None:
+            self.check_given(given, n)
+            given = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), given)
         guide = guide_of(guidance, self.condition, c.condition_dropout, n, layout.capacity - 1, len(c.streams))
         starts = self.condition.ids(labels)[:, 0]
-        return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide)
+        return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide, given)
+
+    def check_given(self, codes: Codes, images: int) -> None:
+        """Raises InputError unless codes are the first of each image, with -1 for all others: those of its first
+        regions in raster order, and in these of all grains or of the coarser ones.
+        """
+        check_prefix(codes, images, self.config.layout)

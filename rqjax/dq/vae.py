@@ -9,6 +9,7 @@ from einops import repeat
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.checks import at_least, frozen, one_of, rates
+from rqjax.dq.given import keep_first
 from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
 from rqjax.dq.picture import grain_map
 from rqjax.dq.router import NAMES
@@ -230,9 +231,26 @@ class DQVAE:
         quantized, grain = self.quantize(image)
         return Codes(codes=quantized.codes, grain=grain)
 
+    @property
+    def levels(self) -> int:
+        """The grains."""
+        return self.config.grains
+
+    @property
+    def code_sizes(self) -> Codes:
+        """The codebook's size in each cell, and the number of grains in each region."""
+        c, (coarse, *_, fine) = self.config, self.config.grids
+        codes, grain = jnp.full((1, fine, fine), c.codebook_size), jnp.full((1, coarse, coarse), c.grains)
+        return Codes(codes=codes, grain=grain)
+
+    def keep_first(self, codes: Codes, rows: int, levels: int) -> Codes:
+        """The grains of the first `rows` rows of regions, and their codes of the first `levels` grains; else -1."""
+        return keep_first(codes, rows, levels)
+
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
-        """The image for codes, not clamped; each cell's code is looked up, whatever its grain."""
-        return self.network.image(self.quantizer.vectors(codes.codes))
+        """The image for codes, not clamped; each cell's code is looked up, whatever its grain. -1 has the vector 0."""
+        vectors = self.quantizer.vectors(jnp.maximum(codes.codes, 0))
+        return self.network.image(jnp.where(codes.codes[..., None] < 0, 0, vectors))
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""

@@ -69,9 +69,13 @@ def draws_of(draws: Draw | Sequence[Draw], streams: Sequence[str]) -> Draws:
     )
 
 
-def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, "b"]:
-    """A key for each row that is a function of `key` and its place alone, however many rows there are."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
+def row_keys(key: Key[Array, ""] | Key[Array, "b"], rows: int, first: int = 0) -> Key[Array, "b"]:
+    """A key for each of `rows` rows from the place `first` on, a function of `key` and its place alone, however many
+    there are; or `key` itself, if there is one for each row already.
+    """
+    if key.ndim:
+        return key
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(rows))
 
 
 def filter_logits(

@@ -52,7 +52,7 @@ def main(_: Sequence[str]) -> None:
     config = config_file.load(asked)
     config.mesh = MESH.value or config.mesh
     figures_to, program_to = (
-        outputs.checked(flag.value, endings, overwrite=OVERWRITE.value, flag=flag.name) if flag.value else None
+        outputs.checked(flag.value, endings, overwrite=OVERWRITE.value, flag=f"--{flag.name}") if flag.value else None
         for flag, endings in ((JSON, (".json",)), (TEXT, (".txt", ".hlo")))
     )
     plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, program_to, quick=QUICK.value)

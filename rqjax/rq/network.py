@@ -203,8 +203,12 @@ class RQTransformerNetwork(nnx.Module):
         vectors: Float[Array, "b n depth input_dim"],
     ) -> Float[Array, "b length+n dim"]:
         """The body's input: the conditions, then the first `n` positions."""
-        first = self.cond_emb(conditions) + self.pos_emb_cond[...]
+        first = self.led_by(conditions)
         return jnp.concatenate([first, self.tokens(codes, vectors) + self.pos_emb_hw[: codes.shape[1]]], axis=1)
+
+    def led_by(self, conditions: Int[Array, "b length"]) -> Float[Array, "b length dim"]:
+        """The body's input in front of an image's codes."""
+        return self.cond_emb(conditions) + self.pos_emb_cond[...]
 
     def hidden(
         self,

@@ -176,42 +176,48 @@ class RQTransformer:
         self,
         tokenizer: RQVAE,
         labels: Int[Array | np.ndarray, "b"] | Int[Array | np.ndarray, "b length"],
-        key: Key[Array, ""],
+        key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
-        codes: Int[Array | np.ndarray, "b h w depth"] | None = None,
-        start: tuple[int, int] = (0, 0),
         *,
         guidance: Guidance | None = None,
+        given: Int[Array | np.ndarray, "b h w depth"] | None = None,
     ) -> Int[Array, "b h w depth"]:
-        """New codes, one grid for each label, or the completion of `codes` from the position `start` (row, column) on.
+        """New codes, one grid for each label, or the completion of `given` ones, which have -1 where codes are drawn.
 
         Each row draws with a key of its own, so it does not depend on how many others there are. New settings compile
-        nothing; another batch size or start does, and turning `guidance` on. Raises InputError for settings, labels,
-        codes or a start out of range, and for guidance of a model that was trained without `condition_dropout`.
+        nothing; another batch size does, and turning `guidance` or `given` on. Raises InputError for settings, labels
+        or codes out of range, and for guidance of a model that was trained without `condition_dropout`.
         """
-        settings = draws_of(draws, self.config.streams)
-        h, w = self.config.code_shape
-        given = start[0] * w + start[1]
-        if not (0 <= start[0] < h and 0 <= start[1] < w):
-            raise InputError(f"start is {tuple(start)}: expected a position of the {h}x{w} grid")
-        if codes is None and given:
-            raise InputError(
-                f"start is {tuple(start)} but no codes are given: pass those before it, or start at (0, 0)"
-            )
+        c, n, (h, w) = self.config, labels.shape[0], self.config.code_shape
+        settings = draws_of(draws, c.streams)
         self.condition.check(labels)
-        if codes is None:
-            codes = np.zeros((labels.shape[0], h, w, self.config.depth), np.int32)
-        self._check_codes(codes, labels.shape[0])
+        if given is not None:
+            self.check_given(given, n)
+            given = rearrange(jnp.asarray(given, jnp.int32), "b h w d -> b (h w) d")
         ids = self.condition.ids(jnp.asarray(labels))
-        prefix = rearrange(jnp.asarray(codes, jnp.int32), "b h w d -> b (h w) d")[:, :given]
-        c, n = self.config, labels.shape[0]
         guide = guide_of(guidance, self.condition, c.condition_dropout, n, h * w, c.depth)
-        drawn = sample.generate(self.network, tokenizer.quantizer, ids, prefix, key, settings, guide)
+        drawn = sample.generate(self.network, tokenizer.quantizer, ids, given, key, settings, guide)
         return rearrange(drawn, "b (h w) d -> b h w d", h=h)
 
-    def _check_codes(self, codes: Array | np.ndarray, batch: int) -> None:
-        expected = (batch, *self.config.code_shape, self.config.depth)
+    def check_given(self, codes: Int[Array | np.ndarray, "b ..."], images: int) -> None:
+        """Raises InputError unless codes are the first of each image, with -1 for all others: none follows an unknown
+        one in its position, and no position has more of them than one before it.
+        """
+        expected = (images, *self.config.code_shape, self.config.depth)
         if codes.shape != expected:
-            raise InputError(f"codes have shape {codes.shape}: expected {expected}, one grid for each label")
+            raise InputError(
+                f"given codes have shape {codes.shape}: expected {expected}, with -1 for those to be drawn"
+            )
+        if isinstance(codes, jax.core.Tracer):
+            return
+        codes = np.asarray(codes)
         for depth, (stream, size) in enumerate(zip(self.config.streams, self.config.sizes, strict=True)):
-            check_range(f"code of {stream}", codes[..., depth], size)
+            of_depth = codes[..., depth]
+            check_range(f"given code of {stream}", of_depth[of_depth != -1], size)
+        first = np.cumprod(codes >= 0, axis=-1)
+        known = rearrange(first.sum(-1), "b h w -> b (h w)")
+        if np.any((codes >= 0) > first) or np.any(np.diff(known) > 0):
+            raise InputError(
+                "given codes are no prefix: expected the first positions in raster order, or the first depths of each,"
+                " and -1 behind them"
+            )

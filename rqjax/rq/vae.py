@@ -181,9 +181,27 @@ class RQVAE:
         """The codes of an image."""
         return self.quantize(image).codes
 
+    @property
+    def levels(self) -> int:
+        """The depths."""
+        return self.quantizer.depth
+
+    @property
+    def code_sizes(self) -> Int[Array, "1 h w depth"]:
+        """The codebook's size at each depth of each position."""
+        return jnp.broadcast_to(jnp.asarray(self.quantizer.sizes), (1, *self.config.code_shape, self.levels))
+
+    def keep_first(self, codes: Int[Array, "b h w depth"], rows: int, levels: int) -> Int[Array, "b h w depth"]:
+        """The codes of the first `rows` rows and the first `levels` depths; -1 in the place of all others."""
+        _, h, _, depth = codes.shape
+        kept = (jnp.arange(h)[:, None, None] < rows) & (jnp.arange(depth) < levels)
+        return jnp.where(kept, codes, -1)
+
     def decode_codes(self, codes: Int[Array, "b h w d"]) -> Float[Array, "b height width 3"]:
-        """The image for codes, or for those of the first `d` depths, not clamped."""
-        return self.network.image(self._unfold(self.quantizer.embed(codes)))
+        """The image for codes, or for those of the first `d` depths, not clamped. A code of -1 adds nothing."""
+        vectors = self.quantizer.vectors(jnp.maximum(codes, 0))
+        found = jnp.sum(jnp.where(codes[..., None] < 0, 0, vectors), axis=-2)
+        return self.network.image(self._unfold(found))
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""

@@ -108,6 +108,7 @@ class Run:
         if self.kept_tokenizer is None:
             raise InputError(
                 f"{self.path} holds a prior without its tokenizer: pass --tokenizer DIR, the one it was trained on"
+                " (in Python: tokenizer=DIR)"
             )
         return self.kept_tokenizer
 

@@ -33,29 +33,34 @@ FOLDER = "/"
 """Stands for a folder among endings: a name without an ending, or with a slash behind it."""
 
 
-def checked(name: str, endings: Collection[str], *, overwrite: bool = False, flag: str = "out") -> pathlib.Path:
-    """The place that a flag names, where a program is about to write. Nothing is made here.
+def checked(name: str, endings: Collection[str], *, overwrite: bool = False, flag: str = "--out") -> pathlib.Path:
+    """The place that a flag, or an argument of that name, says is about to be written. Nothing is made here.
 
     Raises InputError for another ending, for what is there already unless `overwrite`, and where nothing can be made.
     """
     path = pathlib.Path(name)
     folder = is_folder(name) and FOLDER in endings
     if not name.strip() or "://" in name or path.name in ("", ".."):
-        raise InputError(f"--{flag} is {name!r}: expected a file or folder of this machine")
+        raise InputError(f"{flag} is {name!r}: expected a file or folder of this machine")
     if not folder and (is_folder(name) or path.suffix.lower() not in endings):
         known = ", ".join("a folder" if ending == FOLDER else ending for ending in endings)
-        raise InputError(f"--{flag} is {name!r}: expected a name that ends in one of {known}")
+        raise InputError(f"{flag} is {name!r}: expected a name that ends in one of {known}")
     try:
         if folder:
             _check_folder(path, overwrite, flag)
         elif path.is_dir():
-            raise InputError(f"--{flag} {name} is a folder: name a file in it")
+            raise InputError(f"{flag} {name} is a folder: name a file in it")
         elif os.path.lexists(path) and not overwrite:
-            raise InputError(f"--{flag} {name} exists already: choose another name, or pass --overwrite")
+            raise InputError(f"{flag} {name} exists already: choose another name, or pass {_ask(flag)}")
         _check_writable(path.absolute().parent)
     except OSError as error:
-        raise InputError(f"--{flag} {name} cannot be written ({error.strerror}): choose another place") from None
+        raise InputError(f"{flag} {name} cannot be written ({error.strerror}): choose another place") from None
     return path
+
+
+def _ask(flag: str) -> str:
+    """The words that allow to write over what is there: of a command line, or of a call."""
+    return "--overwrite" if flag.startswith("--") else "overwrite=True"
 
 
 def is_folder(name: str) -> bool:
@@ -67,12 +72,12 @@ def _check_folder(path: pathlib.Path, overwrite: bool, flag: str) -> None:
     if not os.path.lexists(path):
         return
     if not path.is_dir():
-        raise InputError(f"--{flag} {path} is a file: choose another name, or one with an ending")
+        raise InputError(f"{flag} {path} is a file: choose another name, or one with an ending")
     inside = list(path.iterdir())
     if inside and not overwrite:
-        raise InputError(f"--{flag} {path} is not empty: choose another folder, or pass --overwrite")
+        raise InputError(f"{flag} {path} is not empty: choose another folder, or pass {_ask(flag)}")
     if foreign := [entry.name for entry in inside if entry.suffix not in PICTURES]:
-        raise InputError(f"--{flag} {path} holds more than pictures ({foreign[0]!a}): choose another folder")
+        raise InputError(f"{flag} {path} holds more than pictures ({foreign[0]!a}): choose another folder")
 
 
 def _check_writable(folder: pathlib.Path) -> None:

@@ -52,7 +52,7 @@ def test_functions_take_sections_and_arrays(family):
 
 def test_averaged_weights_are_taken_if_asked(tmp_path):
     convert.torch_to_folder(*write("rqvae", tmp_path), str(tmp_path / "ema"), ema=True)
-    model = rqjax.load(tmp_path / "ema")
+    model = rqjax.load(tmp_path / "ema").model
     assert_equal(to_torch(model), checkpoint("rqvae")["state_dict_ema"])
     with pytest.raises(InputError, match="holds no state_dict_ema, only 'state_dict'"):
         convert.torch_to_folder(*write("rqtransformer", tmp_path), str(tmp_path / "b"), ema=True)
@@ -63,7 +63,7 @@ def test_a_state_dict_by_itself_in_half_precision_is_read(tmp_path):
     half = {key: np.asarray(x, np.float16) for key, x in checkpoint("rqtransformer")["state_dict"].items()}
     file.save(tmp_path / "half.pt", half)
     convert.torch_to_folder(str(tmp_path / "half.pt"), config, str(tmp_path / "out"))
-    model = rqjax.load(tmp_path / "out")
+    model = rqjax.load(tmp_path / "out").model
     assert {str(x.dtype) for x in to_arrays(model).values()} == {"float32"}
     expected = {key: x.astype(np.float32) for key, x in half.items()}
     assert_equal(to_torch(model), expected)
@@ -184,7 +184,7 @@ def test_a_prior_keeps_only_a_tokenizer_that_fits(tmp_path):
     tokenizer = imported("rqvae", tmp_path, "tokenizer")
     prior = imported("rqtransformer", tmp_path, "prior", tokenizer=str(tokenizer))
     kept = Run.open(prior).tokenizer()
-    assert_equal(to_arrays(kept.model()), to_arrays(rqjax.load(tokenizer)))
+    assert_equal(to_arrays(kept.model()), to_arrays(rqjax.load(tokenizer).model))
     assert Run.open(prior).config.stage.tokenizer == kept.tokenizer_config
     other = copy.deepcopy(RQVAE)
     other["arch"]["hparams"]["n_embed"] = 8

@@ -14,8 +14,15 @@ GREEDY = Draw(temperature=0.0)
 KEY = jax.random.key(0)
 
 
-def generate(model, quantizer, labels, key, draws, codes=None, start=(0, 0)):
-    return model.generate(tokenizer_with(quantizer), labels, key, draws, codes, start)
+def generate(model, quantizer, labels, key, draws, given=None):
+    return model.generate(tokenizer_with(quantizer), labels, key, draws, given=given)
+
+
+def before(codes, start):
+    """The codes before the position (row, column) `start`, and -1 from there on."""
+    _, h, w, _ = codes.shape
+    place = np.arange(h * w).reshape(h, w, 1)
+    return np.where(place < start[0] * w + start[1], codes, -1)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +40,8 @@ def test_greedy_codes_equal_the_official_ones(golden, name):
     case, model, books, labels = load(golden, name)
     np.testing.assert_array_equal(generate(model, books, labels, KEY, GREEDY), case.data["greedy_codes"])
     codes = np.asarray(case.data["codes"], np.int32)
-    start = (model.config.code_shape[0] // 2, 0)
-    completed = generate(model, books, labels, KEY, GREEDY, codes, start)
+    given = before(codes, (model.config.code_shape[0] // 2, 0))
+    completed = generate(model, books, labels, KEY, GREEDY, given)
     np.testing.assert_array_equal(completed, case.data["greedy_completed_from_half"])
 
 
@@ -54,12 +61,25 @@ def test_greedy_codes_are_the_argmax_of_the_uncached_forward(text):
 def test_completion_keeps_what_is_given_and_draws_the_rest(model, books):
     labels, options = jnp.array([1, 4]), Draw(top_k=8)
     whole = generate(model, books, labels, KEY, options)
-    again = generate(model, books, labels, KEY, options, np.asarray(whole), (1, 1))
+    compiled = sample.generate._cache_size()
+    again = generate(model, books, labels, KEY, options, before(np.asarray(whole), (1, 1)))
     np.testing.assert_array_equal(again, whole)
-    given = np.asarray(random_codes((16,) * 3))
-    other = generate(model, books, labels, KEY, options, given, (1, 1))
-    np.testing.assert_array_equal(other.reshape(2, 6, 3)[:, :4], given.reshape(2, 6, 3)[:, :4])
-    assert not np.array_equal(other.reshape(2, 6, 3)[:, 4:], given.reshape(2, 6, 3)[:, 4:])
+    codes = np.asarray(random_codes((16,) * 3))
+    first_depths = np.where(np.arange(3) < 2, codes, -1)
+    unequal = np.concatenate([before(codes, (0, 2))[:1], before(codes, (1, 2))[1:]])
+    for given in (before(codes, (1, 1)), first_depths, unequal):
+        completed = np.asarray(generate(model, books, labels, KEY, options, given))
+        np.testing.assert_array_equal(completed[given >= 0], given[given >= 0])
+        assert not np.array_equal(completed[given < 0], codes[given < 0])
+    assert sample.generate._cache_size() == compiled + 1  # whatever is given
+
+
+def test_what_is_drawn_behind_given_codes_is_the_likeliest_after_them(model, books):
+    labels, codes = jnp.array([1, 4]), np.asarray(random_codes((16,) * 3))
+    given = np.where(np.arange(3) < 1, codes, -1)
+    completed = generate(model, books, labels, KEY, GREEDY, given)
+    likeliest = jnp.argmax(jax.jit(logits_of)(model, books, completed, labels)[0], -1)
+    np.testing.assert_array_equal(completed[..., 1:], likeliest[..., 1:])
 
 
 def test_a_row_does_not_depend_on_the_others(model, books):
@@ -143,10 +163,11 @@ def test_options_that_cannot_be_used_are_refused(model, books, options, message)
     [
         ({"labels": np.array([1, 5])}, "label 5 is out of range: this model has 5, from 0 to 4"),
         ({"labels": np.array([[1, 2]])}, "labels have shape"),
-        ({"start": (2, 0)}, "start is .2, 0.: expected a position of the 2x3 grid"),
-        ({"start": (1, 0)}, "no codes are given"),
-        ({"codes": np.full((1, 2, 3, 3), 16)}, "code of depth 1 16 is out of range"),
-        ({"codes": np.zeros((1, 2, 2, 3), int)}, "codes have shape .1, 2, 2, 3.: expected .1, 2, 3, 3."),
+        ({"given": np.full((1, 2, 3, 3), 16)}, "code of depth 1 16 is out of range"),
+        ({"given": np.full((1, 2, 3, 3), -2)}, "code of depth 1 -2 is out of range"),
+        ({"given": np.zeros((1, 2, 2, 3), int)}, "codes have shape .1, 2, 2, 3.: expected .1, 2, 3, 3."),
+        ({"given": np.where(np.arange(3) > 0, 1, -1) + np.zeros((1, 2, 3, 3), int)}, "no prefix: expected the first"),
+        ({"given": -before(np.ones((1, 2, 3, 3), int), (1, 1))}, "no prefix: expected the first positions in raster"),
     ],
 )
 def test_arguments_out_of_range_are_refused(model, books, arguments, message):

@@ -21,7 +21,7 @@ def test_all_classes_if_none_is_named():
     assert chosen([], NoCondition(), ()) == [0]
     with pytest.raises(InputError, match="this prior is led by a text"):
         chosen([], TextCondition(16384, 32), ())
-    with pytest.raises(InputError, match="--label is 3, and this prior knows no classes: leave the flag out"):
+    with pytest.raises(InputError, match="--label is 3, and this prior knows no classes: leave it out"):
         chosen(["3"], NoCondition(), ())
 
 

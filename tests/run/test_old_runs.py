@@ -77,7 +77,7 @@ def images() -> np.ndarray:
 def state_dict(path, *, ema: bool = True) -> dict[str, np.ndarray]:
     """The official state dict of a run."""
     kept = path / "tokenizer"
-    tensors = to_torch(rqjax.load(path, ema=ema), rqjax.load(kept) if kept.exists() else None)
+    tensors = to_torch(rqjax.load(path, ema=ema).model, rqjax.load(kept).model if kept.exists() else None)
     return {key: np.asarray(tensor) for key, tensor in tensors.items()}
 
 
@@ -110,7 +110,7 @@ def test_old_folders_load_and_become_runs(old, truth, name, program, tmp_path):
 
 @pytest.mark.parametrize("name", ["rqvae", "dqvae"])
 def test_old_tokenizers_give_the_same_codes(old, truth, name):
-    codes = rqjax.load(old / name).encode(jnp.asarray(images()))
+    codes = rqjax.load(old / name).model.encode(jnp.asarray(images()))
     parts = {"codes": codes} if isinstance(codes, jax.Array) else {"codes": codes.codes, "grain": codes.grain}
     assert {part: np.asarray(value).tolist() for part, value in parts.items()} == truth["runs"][name]["codes"]
 

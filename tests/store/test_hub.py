@@ -39,16 +39,16 @@ def test_a_run_becomes_a_folder_and_a_run_again(tiny_run, tmp_path):
     assert Run.open(tmp_path / "run").step == 0
     for place in (tmp_path / "folder", tmp_path / "run"):
         assert Run.open(place).config == Run.open(prior).config
-        assert equal(rqjax.load(place), rqjax.load(prior))
-        assert equal(Run.open(place).tokenizer().model(), rqjax.load(tiny_run("rqvae")))
+        assert equal(rqjax.load(place).model, rqjax.load(prior).model)
+        assert equal(Run.open(place).tokenizer().model(), rqjax.load(tiny_run("rqvae")).model)
 
 
 def test_averaged_weights_leave_unless_told_otherwise(tokenizer, tmp_path):
-    averaged, last = (rqjax.load(tokenizer, ema=ema) for ema in (True, False))
+    averaged, last = (rqjax.load(tokenizer, ema=ema).model for ema in (True, False))
     assert not equal(averaged, last)
     for ema, model in ((True, averaged), (False, last)):
         convert.run_to_folder(str(tokenizer), str(tmp_path / str(ema)), ema=ema)
-        assert equal(rqjax.load(tmp_path / str(ema)), model)
+        assert equal(rqjax.load(tmp_path / str(ema)).model, model)
 
 
 def test_training_starts_from_a_folder_or_a_run(tiny_run, tmp_path):
@@ -62,7 +62,7 @@ def test_training_starts_from_a_folder_or_a_run(tiny_run, tmp_path):
         config.stage.tokenizer_path, config.start_from = str(tmp_path / "folder" / "tokenizer"), str(source)
         state = train(config, tmp_path / f"from_{source.name}")
         assert int(state.step) == 1
-        assert equal(state.model, rqjax.load(source))
+        assert equal(state.model, rqjax.load(source).model)
     assert Run.open(tmp_path / "from_folder").licences == ["terms"]
     assert Run.open(tmp_path / "from_rqtransformer").licences == []
 
@@ -76,7 +76,7 @@ def test_training_goes_on_in_a_run_that_was_imported(tiny_run, tmp_path):
     config.steps, config.stage.optimizer.learning_rate, config.stage.optimizer.weight_decay = 1, 0.0, 0.0
     state = train(config, tmp_path / "run")
     assert int(state.step) == Run.open(tmp_path / "run").step == 1
-    assert equal(state.model, rqjax.load(prior))
+    assert equal(state.model, rqjax.load(prior).model)
 
 
 def test_the_discriminator_goes_on_where_it_was(tokenizer, tmp_path):
@@ -141,7 +141,7 @@ def test_importing_the_package_alone_imports_no_jax():
 def test_a_trained_run_leaves_with_its_discriminator(tokenizer, tiny_run, tmp_path):
     convert.run_to_torch(str(tokenizer), str(tmp_path / "a.pt"))
     contents = file.load(tmp_path / "a.pt")
-    model = rqjax.load(tokenizer)
+    model = rqjax.load(tokenizer).model
     expected = to_torch(model)
     assert list(contents["state_dict"]) == list(expected)
     assert all(np.array_equal(contents["state_dict"][key], expected[key]) for key in expected)

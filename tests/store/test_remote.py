@@ -111,7 +111,7 @@ def test_training_in_a_bucket_equals_training_here(bucket, here):
     train(prior, remote.to_path("gs://bucket/rqtransformer"))
     for name in ("rqvae", "rqtransformer"):
         run = Run.open(f"gs://bucket/{name}")
-        assert equal(run.model(), rqjax.load(here / name))
+        assert equal(run.model(), rqjax.load(here / name).model)
         assert run.step == run.config.steps
         for file in ("config.json", "parameters.txt"):
             theirs, ours = ((folder / name / file).read_text() for folder in (here, bucket.folder))
@@ -122,11 +122,11 @@ def test_training_in_a_bucket_equals_training_here(bucket, here):
         assert lines == others
         assert list((bucket.folder / name / "tensorboard").iterdir())
         assert not list((bucket.folder / name).glob("*.tmp"))
-    assert equal(Run.open("gs://bucket/rqtransformer").tokenizer().model(), rqjax.load(here / "rqvae"))
+    assert equal(Run.open("gs://bucket/rqtransformer").tokenizer().model(), rqjax.load(here / "rqvae").model)
     config = get_config("rqvae")
     config.steps, config.stage.optimizer.learning_rate, config.start_from = 1, 0.0, "gs://bucket/rqvae"
     network = train(config, remote.to_path("gs://bucket/more")).model.network
-    assert equal(network, rqjax.load(here / "rqvae").network)
+    assert equal(network, rqjax.load(here / "rqvae").model.network)
     with pytest.raises(InputError, match=r"gs://bucket/rqvae belongs to another configuration"):
         train(config, remote.to_path("gs://bucket/rqvae"))
 
@@ -170,8 +170,8 @@ def test_a_folder_that_is_a_model_is_read_from_a_bucket(bucket, here, tmp_path):
     model_folder.write_licence(tmp_path / "model", "terms")
     bucket.folder.parent.mkdir()
     (tmp_path / "model").rename(bucket.folder)
-    assert equal(rqjax.load("gs://bucket"), rqjax.load(here / "rqtransformer"))
-    assert equal(Run.open("gs://bucket").tokenizer().model(), rqjax.load(here / "rqvae"))
+    assert equal(rqjax.load("gs://bucket").model, rqjax.load(here / "rqtransformer").model)
+    assert equal(Run.open("gs://bucket").tokenizer().model(), rqjax.load(here / "rqvae").model)
     assert Run.open("gs://bucket").licences == ["terms"]
     with pytest.raises(InputError, match="write to a local folder"), model_folder.new_folder("gs://bucket/new"):
         pass

@@ -1,0 +1,39 @@
+"""Trained models for programs and notebooks: `rqjax.load(path)` opens one, and it takes and gives what people hold."""
+
+import os
+from collections.abc import Sequence
+
+import jax
+
+from rqjax.api.batches import MOST, Batches
+from rqjax.api.loaded import LoadedModel, LoadedTokenizer
+from rqjax.api.pictures import Pictures
+from rqjax.api.prior import LoadedPrior
+from rqjax.run import hosts
+from rqjax.run.directory import Run
+from rqjax.stages.autoencode import AutoencodeConfig
+from rqjax.stages.predict import PredictConfig
+
+__all__ = ["LoadedModel", "LoadedPrior", "LoadedTokenizer", "Pictures", "load"]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    ema: bool = True,
+    tokenizer: str | os.PathLike[str] | None = None,
+    batch: int = MOST,
+    devices: Sequence[jax.Device] | None = None,
+) -> LoadedTokenizer | LoadedPrior | LoadedModel:
+    """See rqjax.load."""
+    hosts.quieten_libtpu()
+    run, batches = Run.open(path), Batches.over(devices, batch)
+    stage = run.config.stage
+    if isinstance(stage, PredictConfig):
+        other = None if tokenizer is None else Run.open(tokenizer).tokenizer()
+        loaded = LoadedPrior(run, batches, ema=ema, tokenizer=other)
+    else:
+        kind = LoadedTokenizer if isinstance(stage, AutoencodeConfig) else LoadedModel
+        loaded = kind(run, batches, ema=ema)
+    _ = loaded.model  # read now, so that a damaged file is told of here
+    return loaded

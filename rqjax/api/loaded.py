@@ -1,0 +1,136 @@
+"""Models opened from a run directory, with what is known of them; a tokenizer's images to codes and back."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Generator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from rqjax.api.batches import Batches
+from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, image_array, whole_number
+from rqjax.api.pictures import Pictures
+from rqjax.data.images import to_float, to_uint8
+from rqjax.errors import printable
+from rqjax.interface import Codes, Tokenizer
+from rqjax.run.config import Config
+from rqjax.run.directory import Run
+
+
+class LoadedModel:
+    """A trained model and what its run directory says of it. `model` is the model itself, as it was trained."""
+
+    def __init__(self, run: Run, batches: Batches, *, ema: bool = True):
+        self.run = run
+        self._batches = batches
+        self._ema = ema
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """A Tokenizer, a Prior or a Classifier, with methods of JAX arrays; `rqjax.official` takes it."""
+        with _quiet():
+            return self.run.model(ema=self._ema)
+
+    @functools.cached_property
+    def everywhere(self) -> Any:
+        """The model, whole on every device that computes."""
+        return self._batches.everywhere(self.model)
+
+    @property
+    def config(self) -> Config:
+        """The configuration of its training."""
+        return self.run.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of its data, by label; none if they are not known."""
+        return self.run.classes
+
+    @property
+    def licence(self) -> str:
+        """The licence of its weights; empty if none is recorded."""
+        return "; ".join(self.run.licences)
+
+    def __repr__(self) -> str:
+        size = sum(x.size for x in jax.tree.leaves(self.model))
+        head = f"{type(self.model).__name__} of {size:,} numbers after {self.run.step:,} steps, from {self.run.path}"
+        lines = (head, self._about(), f"licence of the weights: {self.licence or 'not recorded'}")
+        return "\n  ".join(printable(line, 200) for line in lines)
+
+    def _about(self) -> str:
+        return f"{len(self.classes)} classes" if self.classes else "classes without names"
+
+
+class LoadedTokenizer(LoadedModel):
+    """A trained tokenizer: images to codes and back, in any number and over all devices."""
+
+    model: Tokenizer
+
+    @property
+    def resolution(self) -> int:
+        """The side of its images, in pixels."""
+        return self.run.tokenizer_config.resolution
+
+    def encode(self, images: Images, *, progress: bool = True) -> FoundCodes:
+        """The codes of images, as NumPy arrays: [n h w depth] for RQ, quantize.dynamic.Codes for DQ.
+
+        `images` are one or several, of PIL, or arrays or lists [n h w 3] of uint8 or of floats in [-1, 1]. Raises
+        InputError for images of another size, type or range.
+        """
+        array = image_array(images, self.resolution)
+        return self._batches.run(self._encode, array, progress="encoded" if progress else "")
+
+    def _encode(self, part: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]) -> Codes:
+        return _encode(self.everywhere, to_float(part) if part.dtype == np.uint8 else part)
+
+    def decode(self, codes: GivenCodes, depth: int | None = None, *, progress: bool = True) -> Pictures:
+        """The images of codes, or of those of the first `depth` depths (RQ) or grains (DQ) alone.
+
+        Raises InputError for codes of another shape or out of range, and for a depth that the model does not have.
+        """
+        arrays = self.keep(codes, depth=depth)
+        decode = functools.partial(decoded, self.everywhere)
+        images = self._batches.run(decode, arrays, progress="decoded" if progress else "")
+        return Pictures(images=images, codes=arrays)
+
+    def keep(self, codes: GivenCodes, *, rows: int | None = None, depth: int | None = None) -> FoundCodes:
+        """Codes with -1 for all that lie below the first `rows` rows, or behind the first `depth` depths (RQ) or grains
+        (DQ): a prior's generate(given=...) draws those anew. For DQ, rows are those of regions.
+        """
+        arrays, levels = code_arrays(codes, self.model), self.model.levels
+        most = jax.tree.leaves(arrays)[-1].shape[1]
+        rows = most if rows is None else whole_number(rows, "rows", 0, most)
+        depth = levels if depth is None else whole_number(depth, "depth", 1, levels)
+        kept = self.model.keep_first(jax.tree.map(jax.numpy.asarray, arrays), rows, depth)
+        return jax.tree.map(np.asarray, kept)
+
+    def _about(self) -> str:
+        shapes = [(x.shape[1:], int(x.max())) for x in map(np.asarray, jax.tree.leaves(self.model.code_sizes))]
+        codes = ", ".join(f"{'x'.join(map(str, shape))} of {most} values" for shape, most in shapes)
+        return f"{self.resolution}x{self.resolution} images, codes {codes}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Keeps what orbax says of a checkpoint that was written by itself, and is whole, from a reader's terminal."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@jax.jit
+def _encode(tokenizer: Tokenizer, image: Float[Array, "n h w 3"]) -> Codes:
+    return tokenizer.encode(image)
+
+
+@jax.jit
+def decoded(tokenizer: Tokenizer, codes: Codes) -> UInt8[Array, "n h w 3"]:
+    """The images of codes as bytes."""
+    return to_uint8(tokenizer.decode_codes(codes))

@@ -1,0 +1,182 @@
+"""A prior opened from a run directory: new images of classes, of texts or of nothing, or the completion of codes."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from rqjax.api.batches import Batches
+from rqjax.api.conditions import Labels, Texts, values_of
+from rqjax.api.inputs import FoundCodes, GivenCodes, code_arrays, whole_number
+from rqjax.api.loaded import LoadedModel, LoadedTokenizer, decoded
+from rqjax.api.pictures import Pictures
+from rqjax.dq.transformer import DQTransformerConfig
+from rqjax.errors import InputError, printable
+from rqjax.interface import Codes, Prior, PriorConfig
+from rqjax.nets.guidance import Guidance
+from rqjax.nets.sampling import Draw, draws_of
+from rqjax.run.dataset import few
+from rqjax.run.directory import Run
+
+Numbers: TypeAlias = Any
+"""A number for all streams of a prior, or one for each: its depths (RQ), or contents and positions (DQ)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Images to be drawn, looked at and found possible."""
+
+    values: Int[np.ndarray, "n ..."]  # of the condition, one for each image
+    rows: tuple[str, ...]
+    draws: Sequence[Draw]
+    guidance: Guidance
+    seed: int
+    given: FoundCodes | None
+    fixed_positions: bool
+
+
+class LoadedPrior(LoadedModel):
+    """A trained prior with its tokenizer: images of classes, of texts or of nothing, in any number."""
+
+    model: Prior
+
+    def __init__(self, run: Run, batches: Batches, *, ema: bool = True, tokenizer: Run | None = None):
+        super().__init__(run, batches, ema=ema)
+        self._tokenizer_run = tokenizer
+
+    @functools.cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """The tokenizer that it was trained on, or the one that was named. Raises InputError if there is none."""
+        run = self._tokenizer_run or self.run.tokenizer()
+        self.run.check_tokenizer(run)
+        return LoadedTokenizer(run, self._batches)
+
+    @property
+    def _described(self) -> PriorConfig:
+        model = self.config.stage.model
+        assert isinstance(model, PriorConfig)  # load() looked
+        return model
+
+    @property
+    def resolution(self) -> int:
+        """The side of its images, in pixels."""
+        return self.tokenizer.resolution
+
+    @property
+    def licence(self) -> str:
+        """The licences of its weights and of its tokenizer's; empty if none is recorded."""
+        return "; ".join(dict.fromkeys([*self.run.licences, *self.tokenizer.run.licences]))
+
+    def generate(
+        self,
+        labels: Labels = None,
+        texts: Texts = None,
+        *,
+        count: int = 1,
+        seed: int = 0,
+        temperature: Numbers = 1.0,
+        top_k: Numbers = 0,
+        top_p: Numbers = 1.0,
+        guidance: float | Guidance = 1.0,
+        given: GivenCodes | None = None,
+        fixed_positions: bool = True,
+        progress: bool = True,
+    ) -> Pictures:
+        """`count` new images of each label or text, in that order; of all classes if none is named.
+
+        `labels` are names or ids of classes, `texts` lists of token ids; an unconditional prior takes neither.
+        `temperature`, `top_k` (0 keeps all) and `top_p` are numbers, or one for each depth (RQ), or for contents and
+        positions (DQ). `guidance` above 1 needs a prior trained with condition_dropout. `given` are codes that
+        stay, with -1 for those to be drawn (see LoadedTokenizer.keep), one image for each label, or label for all.
+        `fixed_positions` is for DQ: the finest grain takes all that is left, in order.
+
+        The seed and the place in the order decide an image, whatever the number of others and of devices. The first
+        call for a number of images compiles; other settings, labels and seeds compile nothing. Raises InputError for
+        input that the model does not take, before anything is computed.
+        """
+        draws = draws_by_stream(self._described.streams, temperature, top_k, top_p)
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(scale=_number(guidance, "guidance"))
+        request = self.request(labels, texts, count, seed, draws, guidance, given, fixed_positions)
+        return self.draw(request, progress=progress)
+
+    def request(
+        self,
+        labels: Labels,
+        texts: Texts,
+        count: int,
+        seed: int,
+        draws: Sequence[Draw],
+        guidance: Guidance,
+        given: GivenCodes | None = None,
+        fixed_positions: bool = True,
+    ) -> Request:
+        """What generate() is asked for. Raises InputError for what cannot be; weights are read for `given` alone."""
+        prior = self._described
+        count = whole_number(count, "count", 1)
+        seed = whole_number(seed, "seed", -(2**63), 2**63 - 1)
+        draws_of(draws, prior.streams)
+        guidance.check(prior.condition.field, prior.condition_dropout)
+        codes, images = None, None
+        if given is not None:
+            codes = code_arrays(given, self.tokenizer.model, -1, "given codes")
+            images = len(jax.tree.leaves(codes)[0])
+            self.model.check_given(codes, images)
+            codes = jax.tree.map(lambda x: np.repeat(x, count, axis=0), codes)
+        values, rows = values_of(labels, texts, prior.condition, self.classes, images)
+        return Request(np.repeat(values, count, axis=0), rows, draws, guidance, seed, codes, fixed_positions)
+
+    def draw(self, request: Request, *, progress: bool = True) -> Pictures:
+        """The images of a request."""
+        more: dict[str, Any] = {"guidance": request.guidance}
+        if isinstance(self._described, DQTransformerConfig):
+            more["fixed_positions"] = request.fixed_positions
+        model, tokenizer, key = self.everywhere, self.tokenizer.everywhere, jax.random.key(request.seed)
+
+        def drawn(place: Int[Array, "n"], values: Int[Array, "n ..."], *given: Codes) -> tuple[Any, Codes]:
+            kept = {"given": given[0]} if given else {}
+            codes = model.generate(tokenizer, values, _keys(key, place), request.draws, **more, **kept)
+            return decoded(tokenizer, codes), codes
+
+        places = np.arange(len(request.values), dtype=np.int32)
+        given = () if request.given is None else (request.given,)
+        made, codes = self._batches.run(drawn, places, request.values, *given, progress="drawn" if progress else "")
+        labels = request.values if request.values.ndim == 1 else None
+        return Pictures(images=made, codes=codes, labels=labels, rows=request.rows)
+
+    def _about(self) -> str:
+        condition, size = self._described.condition, self.resolution
+        led = {"text": f"led by texts of {condition.length} token ids", None: "led by nothing"}
+        classes = f"of {condition.choices} classes" + (f": {few(self.classes)}" if self.classes else "")
+        guided = "; takes guidance" if self._described.condition_dropout else ""
+        return f"{size}x{size} images {led.get(condition.field, classes)}{guided}"
+
+
+@jax.jit
+def _keys(key: Key[Array, ""], places: Int[Array, "n"]) -> Key[Array, "n"]:
+    """The key of the image at each place: a function of the two alone."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
+
+
+def draws_by_stream(streams: Sequence[str], temperature: Numbers, top_k: Numbers, top_p: Numbers) -> list[Draw]:
+    """The settings of each stream, from a number for all or one for each. Raises InputError for others."""
+    columns: dict[str, list[Any]] = {}
+    for name, given in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p)):
+        values = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
+        if len(values) not in (1, len(streams)):
+            raise InputError(f"{name} has {len(values)} values: give one, or one for each of {', '.join(streams)}")
+        read = [whole_number(x, name, 0) if name == "top_k" else _number(x, name) for x in values]
+        columns[name] = read * (len(streams) if len(read) == 1 else 1)
+    return [Draw(**dict(zip(columns, each, strict=True))) for each in zip(*columns.values(), strict=True)]
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool | str):
+        raise InputError(f"{name} is {printable(repr(value), 60)}: expected a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is a {type(value).__name__}: expected a number") from None

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rqjax.data.pipeline import DataConfig, loader, open_source
+from rqjax.data.pipeline import DataConfig, indices, loader, open_source, read_options
 from rqjax.data.placing import placing
 
 
@@ -36,10 +35,9 @@ class HeldOut:
         """
         config = self._config
         load = loader(config, self._source, "center", False, replace=False)
-        rows: Any = grain.MapDataset.range(self._batches * len(self._rows)).map(self._index).seed(config.seed)
-        options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
+        rows = indices(self._batches * len(self._rows)).map(self._index).seed(config.seed)
         rows = rows.random_map(lambda index, generator: self._row(load, index, generator))
-        for part in rows.batch(len(self._rows)).to_iter_dataset(options):
+        for part in rows.batch(len(self._rows)).to_iter_dataset(read_options(config)):
             yield {name: self._place(x) for name, x in part.items()}
 
     def _index(self, number: int) -> int:

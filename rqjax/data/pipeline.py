@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
@@ -153,12 +152,12 @@ def rows_of_batches(config: DataConfig, rows: Sequence[int], start: int = 0) -> 
 def _shuffled(
     config: DataConfig, source: sources.Source, rows: Sequence[int], start: int, finish: Callable[..., dict[str, Any]]
 ) -> Stream:
-    examples: Any = grain.MapDataset.range(len(source)).seed(config.seed)
+    examples = indices(len(source)).seed(config.seed)
     examples = examples.shuffle() if config.shuffle else examples
     # augmented before rows are picked: what an example looks like depends on its place in the run, not on the host
     examples = examples.repeat().random_map(loader(config, source, config.crop, config.flip))
     pick = _Rows(examples, list(rows), config.batch, start)
-    local = grain.MapDataset.range(len(pick)).map(pick)  # a map, since grain measures the size of what a source gives
+    local = indices(len(pick)).map(pick)  # a map, since grain measures the size of what a source gives
     return Stream(source, _iterate(local, len(rows), config), finish)
 
 
@@ -170,9 +169,9 @@ def examples(config: DataConfig, n: int | None = None) -> Stream:
     scaled to `resize`, or to `size` where training takes random_resized crops.
     """
     source = open_source(config)
-    indices: Any = grain.MapDataset.range(len(source) if n is None else min(n, len(source)))
+    places = indices(len(source) if n is None else min(n, len(source)))
     load = loader(config, source, "center", False, replace=False)
-    return Stream(source, _iterate(indices.seed(config.seed).random_map(load), config.batch, config), dict)
+    return Stream(source, _iterate(places.seed(config.seed).random_map(load), config.batch, config), dict)
 
 
 def loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, replace: bool = True) -> augment.Loader:
@@ -194,6 +193,20 @@ def loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, re
     )
 
 
+def indices(n: int) -> Any:
+    """0 to n - 1, as a data set of grain's."""
+    import grain  # here, since it takes a third of a second, and sampling reads no data
+
+    return grain.MapDataset.range(n)
+
+
+def read_options(config: DataConfig) -> Any:
+    """How many threads make batches ahead."""
+    import grain
+
+    return grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
+
+
 class _Rows:
     """Picks `rows` of every batch from a run of examples."""
 
@@ -209,9 +222,10 @@ class _Rows:
 
 
 def _iterate(dataset: Any, batch: int, config: DataConfig) -> Any:
-    options = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.threads)
-    dataset = dataset.batch(batch, batch_fn=_collate).to_iter_dataset(options)
+    dataset = dataset.batch(batch, batch_fn=_collate).to_iter_dataset(read_options(config))
     if config.workers:
+        import grain
+
         if not flags.FLAGS.is_parsed():  # in a notebook; grain asks a flag of its own
             flags.FLAGS.mark_as_parsed()
         processes = grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers, per_worker_buffer_size=2)

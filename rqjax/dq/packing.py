@@ -74,14 +74,16 @@ def packed(
 ) -> tuple[Rows, Int[Array, ""]]:
     """Rows [_ row_length] of several images each, made of rows of one image, and how many images found no place.
 
-    Each of `groups` equal parts of the batch fills rows of its own. With the batch split over a mesh, groups in a
-    multiple of its data axis keep every image on its device. Raises InputError if `groups` does not divide the batch,
-    or is no such multiple.
+    Each of `groups` equal parts of the batch fills rows of its own; 0 makes one for each shard of the data. With the
+    batch split over a mesh, groups in a multiple of its data axis keep every image on its device. Raises InputError if
+    `groups` does not divide the batch, or is no such multiple.
     """
     batch, longest = sequences.image.shape
+    parts = shards(jax.sharding.get_abstract_mesh())
+    groups = groups or parts
     if batch % groups:
         raise InputError(f"pack_groups={groups} does not divide a batch of {batch}: choose a divisor")
-    if groups % (parts := shards(jax.sharding.get_abstract_mesh())):
+    if groups % parts:
         raise InputError(f"pack_groups={groups} for {parts} data shards: choose a multiple of their number")
     images = batch // groups
     # as many as asked for, but no more than can be needed

@@ -35,7 +35,7 @@ class DQTransformerConfig(NetworkConfig):
     pack: bool = False  # several images in one row, which changes no result as long as all find a place
     row_length: int = 0  # tokens in a packed row
     rows_per_image: float = 1.0  # packed rows for each image of the batch; with 1 no image is ever left out
-    pack_groups: int = 1  # parts of the batch that are packed on their own: a multiple of the mesh's data axis
+    pack_groups: int = 1  # parts of the batch, each packed alone: a multiple of the data axis; 0: one for each shard
     loss_chunk: int = 128  # tokens of a row whose logits are held together; changes no result
     position_loss_weight: float = 1.0  # of the cross-entropy of positions
     content_loss_weight: float = 1.0  # of the cross-entropy of codes
@@ -43,9 +43,9 @@ class DQTransformerConfig(NetworkConfig):
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
-        names = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk", "pack_groups")
+        names = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk")
         at_least(1, **{name: getattr(self, name) for name in names})
-        at_least(0, classes=self.classes)
+        at_least(0, classes=self.classes, pack_groups=self.pack_groups)
         rates(condition_dropout=self.condition_dropout)
         check_dropout(self.condition, self.condition_dropout)
         divides(self.dim, "dim", heads=self.heads)

@@ -1,25 +1,36 @@
-"""Runs of seconds, for tests of everything around the models: variants of configs/quickstart.py, made smaller."""
+"""Runs of seconds, for tests of everything around the models: variants of configs/quickstart.py, made smaller.
 
+Their tokenizers have the papers' convolutions.
+"""
+
+from rqjax.dq.routing import RoutingConfig
 from rqjax.run.config import Config, load_file
+
+CONVOLUTIONAL = {"rqvae": "rqvae-conv", "dqvae": "dqvae-conv", "dqvae-fixed": "dqvae-conv"}
+"""The variants of the quickstart that stand for others."""
 
 
 def get_config(variant: str = "rqvae") -> Config:
-    config = load_file("quickstart", variant)
+    config = load_file("quickstart", CONVOLUTIONAL.get(variant, variant))
     config.steps, config.log_every, config.save_every, config.preview_every = 4, 2, 2, 100
     config.data.batch = 16
     config.stage.optimizer.warmup_steps = 1
     config.stage.optimizer.learning_rate = 0.002
     config.stage.optimizer.schedule = "constant"
-    if variant.endswith("vae"):
+    if variant in CONVOLUTIONAL:
         shrink_tokenizer(config.stage.model)
+    if variant == "dqvae-fixed":
+        config.stage.model.routing = RoutingConfig(router="checkerboard", budget_weight=0.0)
     if variant.endswith("transformer"):
+        config.stage.tokenizer = load_file("quickstart", CONVOLUTIONAL[f"{variant[:2]}vae"]).stage.model
         shrink_tokenizer(config.stage.tokenizer)
+        for name, value in config.stage.model.following(config.stage.tokenizer).items():
+            setattr(config.stage.model, name, value)
         config.stage.model.dim = 32
     if variant == "rqtransformer":
-        config.stage.model.codebook_size, config.stage.accumulate = (32,), 2
+        config.stage.accumulate = 2
         config.stage.model.body_layers = config.stage.model.head_layers = 1
     if variant == "dqtransformer":
-        config.stage.model.codebook_size = 32
         config.stage.model.position_layers = config.stage.model.content_layers = 1
     return config
 

@@ -103,7 +103,7 @@ WRONG = {
 @pytest.mark.parametrize("field", WRONG)
 def test_fields_that_do_not_exist_or_take_the_value_are_refused(field):
     with pytest.raises(InputError) as caught:
-        config_file.load(Asked("quickstart:rqvae", (field,)))
+        config_file.load(Asked("quickstart:rqvae-conv", (field,)))
     assert WRONG[field] in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -41,7 +41,7 @@ def prior(path, name="rqtransformer", **changes):
 def test_an_rq_prior_follows_its_tokenizer(large, tmp_path):
     config = follow.tokenizer(prior(large["rqvae"]), tmp_path, {"stage.tokenizer_path"})
     model = config.stage.model
-    assert (model.code_shape, model.depth, model.codebook_size, model.input_dim) == ((4, 4), 2, (64, 32), 4 * 32)
+    assert (model.code_shape, model.depth, model.codebook_size, model.input_dim) == ((4, 4), 2, (64, 32), 4**2 * 16)
     assert (config.data.size, config.data.resize, config.stage.tokenizer.resolution) == (64, 72, 64)
     config.check()
     unwritten = follow.tokenizer(prior(large["rqvae"], tokenizer=None), tmp_path, {"stage.tokenizer"})
@@ -61,7 +61,7 @@ def test_a_prior_that_agrees_stays_as_it_is(tmp_path):
     path = run_of(tmp_path / "same", load_file("quickstart", "rqvae"))
     config = prior(path)
     config.stage.tokenizer.dtype, config.stage.tokenizer.remat = "bfloat16", True  # how it computes is its own
-    config.stage.model.codebook_size, config.data.resize = (128,) * 4, 40
+    config.stage.model.codebook_size, config.data.resize = (512,) * 4, 40
     assert follow.tokenizer(config, tmp_path, ()) == config
     assert follow.tokenizer(load_file("quickstart", "rqvae"), tmp_path, ()) == load_file("quickstart", "rqvae")
 
@@ -92,7 +92,7 @@ def test_a_flag_that_contradicts_the_tokenizer_is_named(large, tmp_path, field, 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("dqvae", "an RQTransformerConfig with a DQVAEConfig: expected an RQVAEConfig"),
+        ("dqvae", "an RQTransformerConfig with a PatchDQVAEConfig: expected an RQVAEConfig"),
         ("classifier", "classifier holds a ClassifierConfig: expected the run of a tokenizer"),
         ("rqtransformer", "holds a prior without its tokenizer"),
         ("nothing", "nothing': expected the run directory of a trained tokenizer"),

@@ -35,7 +35,7 @@ ALLOWED = {
     "programs": RUN | {"flags", "report", "api", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
-COMPOSES = {"quickstart": {"reconstruct", "sample", "train"}}
+COMPOSES = {"quickstart": {"reconstruct", "train"}}
 """The one program made of programs."""
 
 

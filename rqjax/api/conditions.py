@@ -33,7 +33,7 @@ def values_of(
             raise InputError(f"texts are given, and this prior is led by {about}")
         said = chosen(_listed(labels), condition, names, "labels")
         values = np.asarray(said, np.int32)
-        shown = [names[label] if len(names) > label else str(label) for label in said]
+        shown = [names[label] if len(names) > label else str(label) for label in said] if condition.field else []
     if images is None:
         return values, tuple(shown)
     if images != len(values):

@@ -50,9 +50,14 @@ class LoadedModel:
         return self.run.classes
 
     @property
+    def licences(self) -> list[str]:
+        """The licences of its weights, each once."""
+        return self.run.licences
+
+    @property
     def licence(self) -> str:
-        """The licence of its weights; empty if none is recorded."""
-        return "; ".join(self.run.licences)
+        """The same in one line; empty if none is recorded."""
+        return "; ".join(self.licences)
 
     def __repr__(self) -> str:
         size = sum(x.size for x in jax.tree.leaves(self.model))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from rqjax.api.inputs import FoundCodes
 from rqjax.data.images import named_rows, sheet
+from rqjax.run.dataset import few
 from rqjax.store import outputs
 
 ENDINGS = (*outputs.PICTURES, outputs.ARRAYS, outputs.FOLDER)
@@ -25,7 +26,7 @@ class Pictures:
 
     images: UInt8[np.ndarray, "n h w 3"]
     codes: FoundCodes  # as the tokenizer's encode() gives them
-    labels: Int[np.ndarray, "n"] | None = None  # their classes, of a prior that is led by none
+    labels: Int[np.ndarray, "n"] | None = None  # their classes, 0 if there are none; no texts have any
     rows: tuple[str, ...] = ()  # names of equally many images each, which make a row of the picture
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class Pictures:
 
     def __repr__(self) -> str:
         count, high, wide, _ = self.images.shape
-        return f"{count} images of {high}x{wide}" + (f": {', '.join(self.rows)}" if self.rows else "")
+        return f"{count} images of {high}x{wide}" + (f": {few(self.rows)}" if self.rows else "")
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """One picture of all images: a named row for each of `rows` if there are several, else nearly a square, or
@@ -55,11 +56,13 @@ class Pictures:
         """
         name = os.fspath(path)
         over = not outputs.is_folder(name) if overwrite is None else overwrite
-        self.write(outputs.checked(name, ENDINGS, overwrite=over, flag="path"))
+        outputs.checked(name, ENDINGS, overwrite=over, flag="path")
+        self.write(name)
 
-    def write(self, path: pathlib.Path) -> None:
-        """Writes what the ending of `path` asks for, as `save` does, over what is there."""
-        if not path.suffix:
+    def write(self, name: str) -> None:
+        """Writes what a name asks for that was found fit, as `save` does, over what is there."""
+        path = pathlib.Path(name)
+        if outputs.is_folder(name):
             outputs.write_folder(path, dict(zip(self._names(), self.images, strict=True)))
         elif path.suffix.lower() == outputs.ARRAYS:
             labels = {} if self.labels is None else {"label": self.labels}

@@ -7,16 +7,16 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Int
 
 from rqjax.api.batches import Batches
 from rqjax.api.conditions import Labels, Texts, values_of
 from rqjax.api.inputs import FoundCodes, GivenCodes, code_arrays, whole_number
-from rqjax.api.loaded import LoadedModel, LoadedTokenizer, decoded
+from rqjax.api.loaded import LoadedModel, LoadedTokenizer
 from rqjax.api.pictures import Pictures
-from rqjax.dq.transformer import DQTransformerConfig
+from rqjax.api.sampler import sample
 from rqjax.errors import InputError, printable
-from rqjax.interface import Codes, Prior, PriorConfig
+from rqjax.interface import Prior, PriorConfig
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.run.dataset import few
@@ -67,9 +67,9 @@ class LoadedPrior(LoadedModel):
         return self.tokenizer.resolution
 
     @property
-    def licence(self) -> str:
-        """The licences of its weights and of its tokenizer's; empty if none is recorded."""
-        return "; ".join(dict.fromkeys([*self.run.licences, *self.tokenizer.run.licences]))
+    def licences(self) -> list[str]:
+        """The licences of its weights and of its tokenizer's, each once."""
+        return list(dict.fromkeys([*self.run.licences, *self.tokenizer.run.licences]))
 
     def generate(
         self,
@@ -131,21 +131,20 @@ class LoadedPrior(LoadedModel):
 
     def draw(self, request: Request, *, progress: bool = True) -> Pictures:
         """The images of a request."""
-        more: dict[str, Any] = {"guidance": request.guidance}
-        if isinstance(self._described, DQTransformerConfig):
-            more["fixed_positions"] = request.fixed_positions
-        model, tokenizer, key = self.everywhere, self.tokenizer.everywhere, jax.random.key(request.seed)
-
-        def drawn(place: Int[Array, "n"], values: Int[Array, "n ..."], *given: Codes) -> tuple[Any, Codes]:
-            kept = {"given": given[0]} if given else {}
-            codes = model.generate(tokenizer, values, _keys(key, place), request.draws, **more, **kept)
-            return decoded(tokenizer, codes), codes
-
-        places = np.arange(len(request.values), dtype=np.int32)
-        given = () if request.given is None else (request.given,)
-        made, codes = self._batches.run(drawn, places, request.values, *given, progress="drawn" if progress else "")
+        images, codes = sample(
+            self._batches,
+            self.everywhere,
+            self.tokenizer.everywhere,
+            request.values,
+            jax.random.key(request.seed),
+            request.draws,
+            guidance=request.guidance,
+            given=request.given,
+            fixed_positions=request.fixed_positions,
+            progress="drawn" if progress else "",
+        )
         labels = request.values if request.values.ndim == 1 else None
-        return Pictures(images=made, codes=codes, labels=labels, rows=request.rows)
+        return Pictures(images=images, codes=codes, labels=labels, rows=request.rows)
 
     def _about(self) -> str:
         condition, size = self._described.condition, self.resolution
@@ -153,12 +152,6 @@ class LoadedPrior(LoadedModel):
         classes = f"of {condition.choices} classes" + (f": {few(self.classes)}" if self.classes else "")
         guided = "; takes guidance" if self._described.condition_dropout else ""
         return f"{size}x{size} images {led.get(condition.field, classes)}{guided}"
-
-
-@jax.jit
-def _keys(key: Key[Array, ""], places: Int[Array, "n"]) -> Key[Array, "n"]:
-    """The key of the image at each place: a function of the two alone."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, places)
 
 
 def draws_by_stream(streams: Sequence[str], temperature: Numbers, top_k: Numbers, top_p: Numbers) -> list[Draw]:

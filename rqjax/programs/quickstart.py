@@ -13,6 +13,9 @@ import jax
 import numpy as np
 
 from rqjax import data
+from rqjax.api.batches import Batches
+from rqjax.api.pictures import picture
+from rqjax.api.sampler import sample
 from rqjax.data.images import to_float
 from rqjax.errors import InputError
 from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
@@ -20,7 +23,6 @@ from rqjax.interface import Prior, Tokenizer
 from rqjax.metrics import nearest_class
 from rqjax.nets.guidance import Guidance
 from rqjax.programs.reconstruct import squared_error
-from rqjax.programs.sample import picture, sample
 from rqjax.programs.train import train
 from rqjax.quantize import perplexity, usage
 from rqjax.quantize.dynamic import code_count
@@ -161,9 +163,9 @@ def _samples(
     classes = stage.model.condition.choices
     guidance = Guidance(scale=stage.guidance)
     labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
-    images = np.concatenate(
-        list(sample(prior, tokenizer, labels, jax.random.key(seed), 100, stage.draw, guidance=guidance))
-    )
+    batches = Batches.over(most=100)
+    prior, tokenizer = batches.everywhere((prior, tokenizer))
+    images, _ = sample(batches, prior, tokenizer, labels, jax.random.key(seed), stage.draw, guidance=guidance)
     outputs.write_arrays(out / "samples.npz", arr_0=images, label=labels)
     shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]
     outputs.write_picture(out / "samples.png", picture(shown.reshape(-1, *images.shape[1:]), shown.shape[1]))

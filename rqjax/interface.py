@@ -115,6 +115,12 @@ class Tokenizer(Model, Protocol):
     def keep_first(self, codes: Codes, rows: int, levels: int) -> Codes:
         """The codes of the first `rows` rows of positions, and of their first `levels`; -1 in the place of others."""
 
+    def vectors(self, codes: Codes) -> Float[Array, "b h w dim"]:
+        """The vectors of codes, on their grid. A code of -1 is none: its vector is 0."""
+
+    def decode_vectors(self, vectors: Float[Array, "b h w dim"]) -> Float[Array, "b height width 3"]:
+        """The images of vectors, of codes or between them, not clamped."""
+
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
         """The images of codes, not clamped. A code of -1 is none: its vector is 0."""
 

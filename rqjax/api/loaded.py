@@ -14,7 +14,7 @@ from rqjax.api.batches import Batches
 from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, image_array, whole_number
 from rqjax.api.pictures import Pictures
 from rqjax.data.images import to_float, to_uint8
-from rqjax.errors import printable
+from rqjax.errors import InputError, printable
 from rqjax.interface import Codes, Tokenizer
 from rqjax.run.config import Config
 from rqjax.run.directory import Run
@@ -112,6 +112,23 @@ class LoadedTokenizer(LoadedModel):
         kept = self.model.keep_first(jax.tree.map(jax.numpy.asarray, arrays), rows, depth)
         return jax.tree.map(np.asarray, kept)
 
+    def interpolate(self, first: Images, second: Images, steps: int = 8, *, progress: bool = True) -> Pictures:
+        """`steps` images from each of `first` to its like of `second`, both ends among them: a row of each pair.
+
+        The vectors of the codes are mixed in equal steps and decoded as they are, without codes. Raises InputError for
+        images that encode() refuses, or as many in one as not in the other.
+        """
+        steps = whole_number(steps, "steps", 2)
+        ends = [self.encode(images, progress=False) for images in (first, second)]
+        counts = [len(jax.tree.leaves(codes)[0]) for codes in ends]
+        if counts[0] != counts[1]:
+            raise InputError(f"{counts[0]} images and {counts[1]}: expected as many, to go from each to its like")
+        pairs = [jax.tree.map(lambda x: np.repeat(x, steps, axis=0), codes) for codes in ends]
+        shares = np.tile(np.linspace(0, 1, steps, dtype=np.float32), counts[0])
+        between = functools.partial(_between, self.everywhere)
+        images = self._batches.run(between, *pairs, shares, progress="decoded" if progress else "")
+        return Pictures(images=images, rows=tuple(f"{pair + 1}" for pair in range(counts[0])))
+
     def _about(self) -> str:
         shapes = [(x.shape[1:], int(x.max())) for x in map(np.asarray, jax.tree.leaves(self.model.code_sizes))]
         codes = ", ".join(f"{'x'.join(map(str, shape))} of {most} values" for shape, most in shapes)
@@ -139,3 +156,12 @@ def _encode(tokenizer: Tokenizer, image: Float[Array, "n h w 3"]) -> Codes:
 def decoded(tokenizer: Tokenizer, codes: Codes) -> UInt8[Array, "n h w 3"]:
     """The images of codes as bytes."""
     return to_uint8(tokenizer.decode_codes(codes))
+
+
+@jax.jit
+def _between(tokenizer: Tokenizer, first: Codes, second: Codes, share: Float[Array, "n"]) -> UInt8[Array, "n h w 3"]:
+    """The images at a share of the way from the vectors of some codes to those of others."""
+    share = share[:, None, None, None]
+    return to_uint8(
+        tokenizer.decode_vectors((1 - share) * tokenizer.vectors(first) + share * tokenizer.vectors(second))
+    )

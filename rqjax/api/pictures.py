@@ -22,10 +22,10 @@ ENDINGS = (*outputs.PICTURES, outputs.ARRAYS, outputs.FOLDER)
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Images with their codes; a notebook shows them as one picture."""
+    """Images, with their codes if they have some; a notebook shows them as one picture."""
 
     images: UInt8[np.ndarray, "n h w 3"]
-    codes: FoundCodes  # as the tokenizer's encode() gives them
+    codes: FoundCodes | None = None  # as the tokenizer's encode() gives them
     labels: Int[np.ndarray, "n"] | None = None  # their classes, 0 if there are none; no texts have any
     rows: tuple[str, ...] = ()  # names of equally many images each, which make a row of the picture
 

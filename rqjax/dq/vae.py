@@ -247,10 +247,18 @@ class DQVAE:
         """The grains of the first `rows` rows of regions, and their codes of the first `levels` grains; else -1."""
         return keep_first(codes, rows, levels)
 
+    def vectors(self, codes: Codes) -> Float[Array, "b H W dim"]:
+        """The vector of each cell's code, whatever its grain; 0 for a code of -1."""
+        vectors = self.quantizer.vectors(jnp.maximum(codes.codes, 0))
+        return jnp.where(codes.codes[..., None] < 0, 0, vectors)
+
+    def decode_vectors(self, vectors: Float[Array, "b H W dim"]) -> Float[Array, "b height width 3"]:
+        """The image for a map of vectors on the finest grid, not clamped."""
+        return self.network.image(vectors)
+
     def decode_codes(self, codes: Codes) -> Float[Array, "b height width 3"]:
         """The image for codes, not clamped; each cell's code is looked up, whatever its grain. -1 has the vector 0."""
-        vectors = self.quantizer.vectors(jnp.maximum(codes.codes, 0))
-        return self.network.image(jnp.where(codes.codes[..., None] < 0, 0, vectors))
+        return self.decode_vectors(self.vectors(codes))
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""

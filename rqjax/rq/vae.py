@@ -197,11 +197,18 @@ class RQVAE:
         kept = (jnp.arange(h)[:, None, None] < rows) & (jnp.arange(depth) < levels)
         return jnp.where(kept, codes, -1)
 
+    def vectors(self, codes: Int[Array, "b h w d"]) -> Float[Array, "b h w folded"]:
+        """The sum of the vectors of a position's codes, on the grid of codes. A code of -1 adds nothing."""
+        vectors = self.quantizer.vectors(jnp.maximum(codes, 0))
+        return jnp.sum(jnp.where(codes[..., None] < 0, 0, vectors), axis=-2)
+
+    def decode_vectors(self, vectors: Float[Array, "b h w folded"]) -> Float[Array, "b height width 3"]:
+        """The image for a map of vectors on the grid of codes, not clamped."""
+        return self.network.image(self._unfold(vectors))
+
     def decode_codes(self, codes: Int[Array, "b h w d"]) -> Float[Array, "b height width 3"]:
         """The image for codes, or for those of the first `d` depths, not clamped. A code of -1 adds nothing."""
-        vectors = self.quantizer.vectors(jnp.maximum(codes, 0))
-        found = jnp.sum(jnp.where(codes[..., None] < 0, 0, vectors), axis=-2)
-        return self.network.image(self._unfold(found))
+        return self.decode_vectors(self.vectors(codes))
 
     def reconstruct(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b height width 3"]:
         """The image after a pass through its codes, not clamped."""

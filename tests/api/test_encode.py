@@ -50,6 +50,17 @@ def test_codes_become_images_by_depth(tokenizer):
         assert np.abs(np.int32(first.images) - progressive[0]).max() <= 1
 
 
+def test_the_way_from_one_image_to_another_has_both_ends(tokenizer):
+    between = tokenizer.interpolate(PIXELS[:2], PIXELS[2:4], steps=3)
+    assert (between.images.shape, between.rows, between.codes) == ((6, 8, 8, 3), ("1", "2"), None)
+    whole = np.int32(tokenizer.decode(tokenizer.encode(PIXELS)).images)
+    ends = np.int32(between.images[[0, 2, 3, 5]])
+    assert np.abs(ends - whole[[0, 2, 1, 3]]).max() <= 1  # a byte's own rounding
+    assert not np.array_equal(between.images[1], between.images[0])
+    with pytest.raises(InputError, match="2 images and 1: expected as many"):
+        tokenizer.interpolate(PIXELS[:2], PIXELS[0])
+
+
 def test_batches_of_any_size_are_of_few_shapes():
     batches = Batches.over(jax.local_devices()[:1], most=64)
     sizes = {batches.size(images) for images in range(1, 1000)}

@@ -22,6 +22,14 @@ def ssim(image: Float[Array, "b h w c"], other: Float[Array, "b h w c"]) -> Floa
     """
     if min(image.shape[1:3]) < WINDOW:
         raise ValueError(f"images of {image.shape[1]}x{image.shape[2]}: SSIM needs {WINDOW}x{WINDOW} pixels or more")
+    similarity, _ = by_channel(image, other)
+    return jnp.mean(similarity, axis=1)
+
+
+def by_channel(
+    image: Float[Array, "b h w c"], other: Float[Array, "b h w c"]
+) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
+    """The mean similarity of each channel, and that of contrast and structure alone (equation 9), without luminance."""
     x, y = image - MIDDLE, other - MIDDLE
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _local_means(jnp.stack([x, y, x * x, y * y, x * y]))
     variance_x, variance_y = mean_xx - mean_x**2, mean_yy - mean_y**2
@@ -29,7 +37,7 @@ def ssim(image: Float[Array, "b h w c"], other: Float[Array, "b h w c"]) -> Floa
     mean_x, mean_y = mean_x + MIDDLE, mean_y + MIDDLE
     luminance = (2 * mean_x * mean_y + K1**2) / (mean_x**2 + mean_y**2 + K1**2)
     structure = (2 * covariance + K2**2) / (variance_x + variance_y + K2**2)
-    return jnp.mean(luminance * structure, axis=(1, 2, 3))
+    return jnp.mean(luminance * structure, axis=(1, 2)), jnp.mean(structure, axis=(1, 2))
 
 
 def _local_means(maps: Float[Array, "n b h w c"]) -> Float[Array, "n b h2 w2 c"]:

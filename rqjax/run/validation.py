@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from rqjax.data import HeldOut
 from rqjax.errors import InputError
 from rqjax.interface import Stage, State
+from rqjax.metrics import code_use
 from rqjax.run.config import Config
 from rqjax.run.training_step import Placement
 
@@ -61,6 +62,5 @@ class Validation:
 
 def _use(end: str, hits: np.ndarray) -> Mapping[str, float]:
     """Of one book: the share of it that occurs, and the number of equally frequent codes with the same entropy."""
-    share = hits / max(hits.sum(), 1)
-    entropy = -np.sum(share * np.log(np.where(share > 0, share, 1)))
-    return {f"usage{end}": float(np.mean(hits > 0)), f"perplexity{end}": float(np.exp(entropy))}
+    found = code_use(hits)
+    return {name + end: found[name] for name in ("usage", "perplexity")}

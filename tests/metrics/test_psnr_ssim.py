@@ -1,9 +1,13 @@
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rqjax.metrics import psnr, ssim
+from rqjax.metrics import ms_ssim, psnr, ssim
+from tests.golden.deterministic import det_image
 
 
 def by_windows(a, b):
@@ -58,3 +62,15 @@ def test_psnr_is_the_logarithm_of_the_error(pair):
 def test_images_without_a_whole_window_are_refused():
     with pytest.raises(ValueError, match="images of 10x12: SSIM needs 11x11"):
         ssim(jnp.zeros((1, 10, 12, 3)), jnp.zeros((1, 10, 12, 3)))
+
+
+def test_similarity_over_scales_is_that_of_pytorch_msssim():
+    """Figures of the public code (tests/golden/metrics/public), for 176x208 pixels: the coarsest scale has 11x13."""
+    folder = pathlib.Path(__file__).parent.parent / "golden/metrics/public"
+    expected = json.loads((folder / "figures.json").read_text())["ms_ssim"]
+    image, other = (det_image(name, (2, 3, 176, 208)).transpose(0, 2, 3, 1) / 2 + 0.5 for name in ("first", "second"))
+    other = 0.7 * image + 0.3 * other
+    np.testing.assert_allclose(jax.jit(ms_ssim)(jnp.asarray(image), jnp.asarray(other)), expected, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(ms_ssim)(jnp.asarray(image), jnp.asarray(image)), 1, atol=1e-5)
+    with pytest.raises(ValueError, match="MS-SSIM needs 176x176"):
+        ms_ssim(jnp.zeros((1, 175, 300, 3)), jnp.zeros((1, 175, 300, 3)))

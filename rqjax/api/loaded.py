@@ -26,13 +26,13 @@ class LoadedModel:
     def __init__(self, run: Run, batches: Batches, *, ema: bool = True):
         self.run = run
         self._batches = batches
-        self._ema = ema
+        self.ema = ema
 
     @functools.cached_property
     def model(self) -> Any:
         """A Tokenizer, a Prior or a Classifier, with methods of JAX arrays; `rqjax.official` takes it."""
         with _quiet():
-            return self.run.model(ema=self._ema)
+            return self.run.model(ema=self.ema)
 
     @functools.cached_property
     def everywhere(self) -> Any:

@@ -37,6 +37,7 @@ class Request:
     seed: int
     given: FoundCodes | None
     fixed_positions: bool
+    first: int = 0  # the place of the first image
 
 
 class LoadedPrior(LoadedModel):
@@ -141,6 +142,7 @@ class LoadedPrior(LoadedModel):
             guidance=request.guidance,
             given=request.given,
             fixed_positions=request.fixed_positions,
+            first=request.first,
             progress="drawn" if progress else "",
         )
         labels = request.values if request.values.ndim == 1 else None

@@ -27,11 +27,13 @@ def sample(
     guidance: Guidance | None = None,
     given: FoundCodes | None = None,
     fixed_positions: bool = True,
+    first: int = 0,
     progress: str = "",
 ) -> tuple[UInt8[np.ndarray, "n h w 3"], FoundCodes]:
     """An image and its codes for each of the condition's `values`, or the completions of `given` codes.
 
-    The models are whole on every device of `batches`. `fixed_positions` is for DQ priors, see DQTransformer.generate.
+    They have the places from `first` on. The models are whole on every device of `batches`. `fixed_positions` is for DQ
+    priors, see DQTransformer.generate.
     """
     more: dict[str, Any] = {"fixed_positions": fixed_positions} if isinstance(prior, DQTransformer) else {}
 
@@ -42,7 +44,7 @@ def sample(
         codes = prior.generate(tokenizer, values, _keys(key, places), draws, guidance=guidance, **more)
         return decoded(tokenizer, codes), codes
 
-    places = np.arange(len(values), dtype=np.int32)
+    places = np.arange(first, first + len(values), dtype=np.int32)
     trees: list[Any] = [places, values] if given is None else [places, values, given]
     made: Any = batches.run(drawn, *trees, progress=progress)
     return made

@@ -53,7 +53,9 @@ EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kep
 OUT = _string(
     "out",
     "samples.png",
-    "One picture (.png, .jpg, .webp), arrays `arr_0` (images) and `label` (.npz), or a folder of single pictures.",
+    "One picture (.png, .jpg, .webp), arrays `arr_0` (images) and `label` (.npz), or a folder of single pictures (no"
+    " ending). A name that ends in / is a folder of .npz shards of 1,024 images, with as many of each class; the same"
+    " command goes on there after an end half-way.",
 )
 OVERWRITE = overwrite.define(FLAGS)
 cache.define(FLAGS)

@@ -1,12 +1,14 @@
 """New images from a prior: `rqjax sample --prior runs/quickstart/rqtransformer --label 8 --count 16 --out bags.png`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from rqjax.api.batches import Batches
 from rqjax.api.pictures import ENDINGS
 from rqjax.api.prior import LoadedPrior
+from rqjax.api.shards import Shards
 from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
     BATCH,
@@ -45,7 +47,9 @@ def main(_: Sequence[str]) -> None:
     """Draws the images that the flags ask for."""
     if PRIOR.value is None:
         raise InputError("sample needs --prior DIR, the run directory of a prior")
-    out = outputs.checked(OUT.value, ENDINGS, overwrite=OVERWRITE.value)
+    sharded = OUT.value.endswith("/") and "://" not in OUT.value
+    if not sharded:
+        outputs.checked(OUT.value, ENDINGS, overwrite=OVERWRITE.value)
     run = Run.open(PRIOR.value)
     stage = run.config.stage
     if not isinstance(stage, PredictConfig):
@@ -57,13 +61,18 @@ def main(_: Sequence[str]) -> None:
         scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
     )
     guidance.check(stage.model.condition.field, stage.model.condition_dropout)
-    devices.say()
     prior = LoadedPrior(run, Batches.over(most=BATCH.value), ema=EMA.value, tokenizer=other)
     labels, fixed = rows if LABEL.value else None, FIXED_POSITIONS.value
     request = prior.request(labels, None, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed)
-    pictures = prior.draw(request)
-    pictures.write(OUT.value)
-    print(f"{out}: {pictures!r}")
+    shards = Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value) if sharded else None
+    devices.say()
+    if shards is None:
+        pictures = prior.draw(request)
+        pictures.write(OUT.value)
+        print(f"{OUT.value}: {pictures!r}")
+    else:
+        shards.draw(prior, request, functools.partial(print, flush=True))
+        print(f"{OUT.value}: {len(request.values)} images of {prior.resolution}x{prior.resolution}")
     for licence in prior.licences:
         print(f"licence of the weights: {printable(licence, 200)}")
 

@@ -1,0 +1,107 @@
+"""Many images as a folder of shards (.npz), which the same request goes on with after an end half-way.
+
+Each shard has `arr_0`, where ADM's evaluator looks for images, and `label`. Places go through the classes in turn, so
+that every shard has as many of each as it can; an image is a function of the seed and its place, so that what a second
+start draws is what the first would have drawn. The file request.json says what was asked for.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+
+from rqjax.api.prior import LoadedPrior, Request
+from rqjax.errors import InputError, some_of
+from rqjax.run.directory import Run
+from rqjax.store import outputs
+from rqjax.store.lock import FILE as LOCK
+from rqjax.store.lock import locked
+from rqjax.store.remote import in_bucket
+
+REQUEST = "request.json"
+IMAGES = 1024
+"""Images of a shard."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """A folder for the shards of one request."""
+
+    folder: pathlib.Path
+    about: Mapping[str, Any]  # the request in words, to compare
+    anew: bool  # shards that are there are no part of it, or not wanted
+
+    @classmethod
+    def checked(cls, name: str, prior: LoadedPrior, request: Request, *, overwrite: bool) -> "Shards":
+        """The folder `name` for the images of a request. Nothing is written.
+
+        Raises InputError for a folder with other things, or with shards of another request unless `overwrite`.
+        """
+        about, folder = _about(prior, request), pathlib.Path(name)
+        path = folder / REQUEST
+        if not path.is_file():
+            if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK}:
+                outputs.checked(name, (outputs.FOLDER,), overwrite=overwrite)
+            return cls(folder, about, anew=True)
+        try:
+            before = json.loads(path.read_text())
+            changed = [f"{key} is {about[key]} and was {before[key]}" for key in about if before[key] != about[key]]
+        except (ValueError, KeyError, TypeError):
+            changed = [f"{REQUEST} is damaged"]
+        if changed and not overwrite:
+            raise InputError(
+                f"--out {name} has images of another request ({some_of(changed)}): choose another folder, or pass"
+                " --overwrite"
+            )
+        return cls(folder, about, anew=overwrite)
+
+    def draw(self, prior: LoadedPrior, request: Request, say: Callable[[str], None]) -> None:
+        """Draws the shards that are not there, and says a line for each.
+
+        Raises InputError if another process works in the folder.
+        """
+        rows = max(len(request.rows), 1)
+        values = rearrange(request.values, "(row count) ... -> (count row) ...", row=rows)
+        with locked(self.folder):
+            if self.anew:
+                for path in self.folder.glob("shard_*.npz"):
+                    path.unlink()
+                outputs.write_text(self.folder / REQUEST, json.dumps(self.about, indent=1))
+            for first in range(0, len(values), IMAGES):
+                path = self.folder / f"shard_{first // IMAGES:05}.npz"
+                part = dataclasses.replace(request, values=values[first : first + IMAGES], first=first)
+                if not path.is_file():
+                    self._write(path, prior, part)
+                    say(f"{path}: {first + len(part.values)} of {len(values)} images")
+
+    def _write(self, path: pathlib.Path, prior: LoadedPrior, request: Request) -> None:
+        pictures = prior.draw(request)
+        labels = {} if pictures.labels is None else {"label": pictures.labels}
+        outputs.write_arrays(path, arr_0=pictures.images, **labels)
+
+
+def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
+    """All that decides the images, in JSON's terms."""
+    labels, counts = np.unique(request.values, axis=0, return_counts=True)
+    about = {
+        "prior": [*_origin(prior.run), "averaged weights" if prior.ema else "last weights"],
+        "tokenizer": _origin(prior.tokenizer.run),
+        "labels": labels.tolist(),
+        "count": counts.tolist(),
+        "seed": request.seed,
+        "draws": [dataclasses.asdict(draw) for draw in request.draws],
+        "guidance": dataclasses.asdict(request.guidance),
+        "fixed_positions": request.fixed_positions,
+        "images_per_shard": IMAGES,
+    }
+    return json.loads(json.dumps(about))
+
+
+def _origin(run: Run) -> list[str | int]:
+    """The place of a run, and its steps: a run that trained on gives other images."""
+    return [str(run.path) if in_bucket(run.path) else os.path.abspath(run.path), run.step]

@@ -1,6 +1,6 @@
 """Runs of seconds, for tests of everything around the models: variants of configs/quickstart.py, made smaller.
 
-Their tokenizers have the papers' convolutions.
+Their tokenizers have the papers' convolutions, and nothing guides their priors, as in the official release.
 """
 
 from rqjax.dq.routing import RoutingConfig
@@ -26,7 +26,7 @@ def get_config(variant: str = "rqvae") -> Config:
         shrink_tokenizer(config.stage.tokenizer)
         for name, value in config.stage.model.following(config.stage.tokenizer).items():
             setattr(config.stage.model, name, value)
-        config.stage.model.dim = 32
+        config.stage.model.dim, config.stage.model.condition_dropout, config.stage.guidance = 32, 0.0, 1.0
     if variant == "rqtransformer":
         config.stage.accumulate = 2
         config.stage.model.body_layers = config.stage.model.head_layers = 1

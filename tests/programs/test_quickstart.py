@@ -10,10 +10,17 @@ from rqjax.programs import quickstart
 from tests.configs.tiny import get_config
 
 
+def smaller(_, variant):
+    config = get_config(variant)
+    if variant.endswith("transformer"):
+        config.stage.model.condition_dropout, config.stage.guidance = 0.1, 3.0  # guided, as the quickstart's are
+    return config
+
+
 @pytest.mark.parametrize("model", ["rq", "dq"])
 def test_everything_is_there_after_a_tiny_run(model, tmp_path, monkeypatch, capsys):
     """The program itself on smaller runs: what it writes, not how good it is; launch/local.sh quickstart shows that."""
-    monkeypatch.setattr(quickstart, "load_file", lambda name, variant: get_config(variant))
+    monkeypatch.setattr(quickstart, "load_file", smaller)
     words = ["rqjax", "quickstart", f"--model={model}", f"--out={tmp_path}", "--count=3"]
     monkeypatch.setattr(sys, "argv", words)
     console.main()

@@ -49,6 +49,8 @@ class Toy:
 
     trained = property(lambda self: self.network)
     last_layer = property(lambda self: self.network.decoder.conv_out)
+    levels = property(lambda self: 1)
+    code_sizes = property(lambda self: np.full((1, 8, 8, 4), 100))
 
     def with_trained(self, trained):
         return dataclasses.replace(self, network=trained)
@@ -66,8 +68,17 @@ class Toy:
     def encode(self, image):
         return jnp.int32(jnp.round(8 * self.network.encoder(image)))
 
+    def keep_first(self, codes, rows, levels):
+        return jnp.where(jnp.arange(codes.shape[1])[:, None, None] < rows, codes, -1)
+
+    def vectors(self, codes):
+        return codes / 8
+
+    def decode_vectors(self, vectors):
+        return self.last_layer(self.network.decoder.features(vectors))
+
     def decode_codes(self, codes):
-        return self.last_layer(self.network.decoder.features(codes / 8))
+        return self.decode_vectors(self.vectors(codes))
 
     def reconstruct(self, image):
         return self.decode_codes(self.encode(image))

@@ -55,7 +55,7 @@ def test_a_place_that_cannot_be_is_refused_and_nothing_made(name, words, place):
 @pytest.mark.parametrize("name", ["", " ", "gs://bucket/a.png", "/proc/a.png", "/dev/null/a.png", "/"])
 def test_no_file_of_this_machine(name):
     with pytest.raises(InputError, match=r"--json"):
-        outputs.checked(name, ENDINGS, flag="json")
+        outputs.checked(name, ENDINGS, flag="--json")
 
 
 def test_overwriting_is_for_files_and_for_folders_of_pictures(place):

@@ -119,10 +119,11 @@ class LoadedTokenizer(LoadedModel):
         images that encode() refuses, or as many in one as not in the other.
         """
         steps = whole_number(steps, "steps", 2)
-        ends = [self.encode(images, progress=False) for images in (first, second)]
-        counts = [len(jax.tree.leaves(codes)[0]) for codes in ends]
+        ends = [image_array(images, self.resolution) for images in (first, second)]
+        counts = [len(images) for images in ends]
         if counts[0] != counts[1]:
             raise InputError(f"{counts[0]} images and {counts[1]}: expected as many, to go from each to its like")
+        ends = [self.encode(images, progress=False) for images in ends]
         pairs = [jax.tree.map(lambda x: np.repeat(x, steps, axis=0), codes) for codes in ends]
         shares = np.tile(np.linspace(0, 1, steps, dtype=np.float32), counts[0])
         between = functools.partial(_between, self.everywhere)

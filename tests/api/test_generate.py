@@ -11,6 +11,7 @@ from PIL import Image
 import rqjax
 from rqjax.errors import InputError
 from rqjax.nets.guidance import Guidance
+from rqjax.nets.sampling import Draw
 from tests.api.conftest import NAMES
 
 
@@ -94,7 +95,8 @@ def test_texts_and_nothing_lead_a_prior_too(folders):
     padded = text.generate(texts=[[1, 2], [6, 5, 4, 3]], count=2)
     assert (padded.labels, padded.rows) == (None, ("text 1", "text 2"))
     assert same(padded.codes, text.generate(texts=np.array([[1, 2, 0, 0], [6, 5, 4, 3]]), count=2).codes)
-    assert len(free.generate(count=4)) == 4
+    request = free.request(None, None, 4, 0, [Draw()], Guidance())
+    assert (request.values.tolist(), request.rows) == ([0] * 4, ())
     for model, ask, message in (
         (text, {}, "this prior is led by texts: pass texts=, lists of up to 4 ids from 0 to 6"),
         (text, {"texts": "a bag"}, "texts are words, and this prior reads token ids"),

@@ -9,9 +9,20 @@ from rqjax.metrics.moments import Gaussian, Moments, load_gaussians, save_gaussi
 from rqjax.metrics.ms_ssim import ms_ssim
 from rqjax.metrics.neighbours import nearest_class
 from rqjax.metrics.precision_recall import precision_recall
+from rqjax.metrics.protocols import PROTOCOLS, Protocol, resized
 from rqjax.metrics.psnr import psnr
 from rqjax.metrics.ssim import ssim
 
-__all__ = ["Gaussian", "Moments", "bits_per_image", "code_use", "equal_parts", "frechet_distance", "inception_score"]
+__all__ = [
+    "PROTOCOLS",
+    "Gaussian",
+    "Moments",
+    "Protocol",
+    "bits_per_image",
+    "code_use",
+    "equal_parts",
+    "frechet_distance",
+    "inception_score",
+]
 __all__ += ["kernel_distance", "load_gaussians", "mind", "ms_ssim", "nearest_class", "parts_of", "precision_recall"]
-__all__ += ["psnr", "save_gaussians", "ssim"]
+__all__ += ["psnr", "resized", "save_gaussians", "ssim"]

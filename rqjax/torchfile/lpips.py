@@ -1,15 +1,13 @@
 """LPIPS from torchvision's VGG16 file and the lin layers, which ship with this package."""
 
-import hashlib
 import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rqjax.errors import InputError
 from rqjax.nets.lpips import LPIPS, REMEDY, VGG16, shapes
-from rqjax.torchfile import file
+from rqjax.torchfile import published
 from rqjax.torchfile.table import Entry, StateDict, import_arrays, layer_entries, shapes_of
 
 # The lin layers of LPIPS v0.1 for VGG16 (github.com/richzhang/PerceptualSimilarity, BSD-2-Clause).
@@ -47,8 +45,7 @@ def shipped_lin() -> dict[str, np.ndarray]:
 
 def check_there(vgg16_path: str) -> None:
     """Raises InputError if there is no such file."""
-    if not pathlib.Path(vgg16_path).is_file():
-        raise InputError(f"vgg16_path={vgg16_path!r} is not a file: {REMEDY}")
+    published.check_there("vgg16_path", vgg16_path, REMEDY)
 
 
 def load_lpips(vgg16_path: str, *, dtype: DTypeLike = jnp.float32, verify: bool = True) -> LPIPS:
@@ -57,13 +54,4 @@ def load_lpips(vgg16_path: str, *, dtype: DTypeLike = jnp.float32, verify: bool 
     `verify` compares the file's SHA-256 with that of the published one. Raises InputError if it is missing or another.
     """
     check_there(vgg16_path)
-    if verify:
-        with open(vgg16_path, "rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if not found.startswith(VGG16_SHA256):
-            raise InputError(f"{vgg16_path} has SHA-256 {found[:8]}..., expected {VGG16_SHA256}...: {REMEDY}")
-    contents = file.load(vgg16_path)
-    tensors = contents if isinstance(contents, dict) else {}
-    if not tensors or not all(isinstance(key, str) and isinstance(tensors[key], np.ndarray) for key in tensors):
-        raise InputError(f"{vgg16_path} is not a state dict: expected a dictionary of tensors by name")
-    return from_torch(tensors, shipped_lin(), dtype)
+    return from_torch(published.read(vgg16_path, VGG16_SHA256, REMEDY, verify=verify), shipped_lin(), dtype)

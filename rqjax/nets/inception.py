@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,10 @@ class Branch:
     forked: bool = False
 
 
-def _small(pool: int) -> tuple[Branch, ...]:
+def _small(width: int) -> tuple[Branch, ...]:
     double = (Step(64), Step(96, (3, 3)), Step(96, (3, 3)))
     five = Branch("branch5x5", (Step(48), Step(64, (5, 5))))
-    return Branch("branch1x1", (Step(64),)), five, Branch("branch3x3dbl", double), _pooled("mean", pool)
+    return Branch("branch1x1", (Step(64),)), five, Branch("branch3x3dbl", double), _pooled("mean", width)
 
 
 def _long(width: int) -> tuple[Branch, ...]:
@@ -95,6 +95,13 @@ MIXED = {
 2015 does, and no other Inception."""
 
 
+class Outputs(NamedTuple):
+    """The features that FID reads, and sFID's: the first channels of one branch, by rows, channels last."""
+
+    features: Float[Array, "b 2048"]
+    spatial: Float[Array, "b 2023"]
+
+
 class Chain(nnx.Module):
     """One branch: convolutions with a bias, each followed by ReLU."""
 
@@ -134,8 +141,8 @@ class Inception(nnx.Module):
         self.stem, self.blocks = nnx.List(stem), nnx.List(blocks)
         self.head = nnx.Linear(width, CLASSES, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
 
-    def __call__(self, image: Float[Array, "b 299 299 3"]) -> tuple[Float[Array, "b 2048"], Float[Array, "b 2023"]]:
-        """The features of images in [-1, 1], which FID reads, and the spatial ones of sFID, by rows, then channels."""
+    def __call__(self, image: Float[Array, "b 299 299 3"]) -> Outputs:
+        """Both kinds of features of images in [-1, 1]."""
         x = image
         for i, chain in enumerate(self.stem):
             x = chain(x)
@@ -146,12 +153,13 @@ class Inception(nnx.Module):
             if i == SPATIAL[0]:
                 spatial = rearrange(outputs[0][..., : SPATIAL[1]], "b h w c -> b (h w c)")
             x = jnp.concatenate(outputs, axis=-1)
-        return jnp.mean(x.astype(jnp.float32), axis=(1, 2)), spatial.astype(jnp.float32)
+        return Outputs(jnp.mean(x.astype(jnp.float32), axis=(1, 2)), spatial.astype(jnp.float32))
 
     def logits(self, features: Float[Array, "b 2048"], *, bias: bool = True) -> Float[Array, "b 1008"]:
         """The logits of the features. ADM's and torch-fidelity's Inception Scores leave the bias out."""
-        found = self.head(features)
-        return found if bias else found - self.head.bias[...]
+        if bias:
+            return self.head(features)
+        return jnp.matmul(features, self.head.kernel[...], precision=jax.lax.Precision.HIGHEST)
 
 
 def shapes(dtype: DTypeLike = jnp.float32) -> Inception:

@@ -5,6 +5,7 @@ import io
 import logging as python_logging
 import os
 import sys
+import warnings
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -119,6 +120,7 @@ def _quieten() -> None:
     backends.addFilter(lambda record: record.levelno > python_logging.WARNING or "alling back" in record.getMessage())
     # a save that failed has been reported; what else comes of it is noise
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _report_unraisable
     from rqjax.run import hosts  # here, since it imports JAX
 

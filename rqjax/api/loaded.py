@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from rqjax.api.batches import Batches
 from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, image_array, whole_number
 from rqjax.api.pictures import Pictures
+from rqjax.api.publish import push
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError, printable
 from rqjax.interface import Codes, Tokenizer
@@ -58,6 +59,30 @@ class LoadedModel:
     def licence(self) -> str:
         """The same in one line; empty if none is recorded."""
         return "; ".join(self.licences)
+
+    def push(
+        self, address: str, *, licence: str | None = None, private: bool | None = None, message: str | None = None
+    ) -> str:
+        """Publishes the model, a prior with its tokenizer, as hf://OWNER/NAME with a card; the address of the commit.
+
+        `licence` is needed for weights without a recorded one; a new repository is `private` or not, as its owner's
+        settings say if that is None. Raises InputError for weights without a licence, and for what the hub refuses.
+        """
+        tokenizer = self._coder()
+        return push(
+            self.run,
+            tokenizer.run,
+            address,
+            codes=tokenizer.shapes,
+            ema=self.ema,
+            licence=licence,
+            private=private,
+            message=message,
+        )
+
+    def _coder(self) -> "LoadedTokenizer":
+        """The tokenizer that goes with the model."""
+        raise InputError(f"{self.run.path} holds a {type(self.model).__name__}: expected a tokenizer or a prior")
 
     def __repr__(self) -> str:
         size = sum(x.size for x in jax.tree.leaves(self.model))
@@ -130,10 +155,17 @@ class LoadedTokenizer(LoadedModel):
         images = self._batches.run(between, *pairs, shares, progress="decoded" if progress else "")
         return Pictures(images=images, rows=tuple(f"{pair + 1}" for pair in range(counts[0])))
 
-    def _about(self) -> str:
+    @property
+    def shapes(self) -> str:
+        """The shapes of one image's codes, and how many values they have."""
         shapes = [(x.shape[1:], int(x.max())) for x in map(np.asarray, jax.tree.leaves(self.model.code_sizes))]
-        codes = ", ".join(f"{'x'.join(map(str, shape))} of {most} values" for shape, most in shapes)
-        return f"{self.resolution}x{self.resolution} images, codes {codes}"
+        return ", ".join(f"{'x'.join(map(str, shape))} of {most} values" for shape, most in shapes)
+
+    def _coder(self) -> "LoadedTokenizer":
+        return self
+
+    def _about(self) -> str:
+        return f"{self.resolution}x{self.resolution} images, codes {self.shapes}"
 
 
 @contextlib.contextmanager

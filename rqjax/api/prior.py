@@ -148,6 +148,9 @@ class LoadedPrior(LoadedModel):
         labels = request.values if request.values.ndim == 1 else None
         return Pictures(images=images, codes=codes, labels=labels, rows=request.rows)
 
+    def _coder(self) -> LoadedTokenizer:
+        return self.tokenizer
+
     def _about(self) -> str:
         condition, size = self._described.condition, self.resolution
         led = {"text": f"led by texts of {condition.length} token ids", None: "led by nothing"}

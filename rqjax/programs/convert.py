@@ -21,7 +21,6 @@ from rqjax.official import contents, documents, to_torch
 from rqjax.official.convert import first_stage, import_model
 from rqjax.official.thresholds import Entropy
 from rqjax.run.config import Config, to_dict
-from rqjax.run.dataset import write_class_names
 from rqjax.run.directory import TOKENIZER as TOKENIZER_FOLDER
 from rqjax.run.directory import Run
 from rqjax.stages.predict import PredictConfig
@@ -91,7 +90,7 @@ def torch_to_folder(
             run = Run.open(tokenizer).tokenizer()
             config.stage.model.check_tokenizer(run.tokenizer_config)
             config.stage.tokenizer = run.tokenizer_config
-            _write_folder(run, folder / TOKENIZER_FOLDER)
+            run.export(folder / TOKENIZER_FOLDER)
         model = import_model(state_dict, described.model)
         items, rest = contents.other_items(config, held, state_dict, to_torch(model))
         model_folder.save(folder, to_dict(config), {"model": model, **items}, terms)
@@ -121,14 +120,9 @@ def run_to_folder(path: str, out: str, *, ema: bool = True) -> None:
     """Writes a run's model, and a prior's tokenizer, as a folder that is enough to sample."""
     with model_folder.new_folder(out) as folder:
         run = Run.open(path)
-        _write_folder(run, folder, ema=ema)
+        run.export(folder, ema=ema)
         if run.kept_tokenizer:
-            _write_folder(run.kept_tokenizer, folder / TOKENIZER_FOLDER, ema=ema)
-
-
-def _write_folder(run: Run, folder: pathlib.Path, *, ema: bool = True) -> None:
-    model_folder.save(folder, to_dict(run.config), {"model": run.model(ema=ema)}, run.licence)
-    write_class_names(folder, run.classes)
+            run.kept_tokenizer.export(folder / TOKENIZER_FOLDER, ema=ema)
 
 
 def folder_to_run(source: str, out: str) -> None:

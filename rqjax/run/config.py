@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import runpy
 import typing
+from typing import Any
 
 from rqjax.checks import at_least
 from rqjax.data.pipeline import DataConfig
@@ -195,6 +196,14 @@ def differences(a: object, b: object, prefix: str = "") -> dict[str, tuple[objec
     for name in dict.fromkeys([*a, *b]):
         changed |= differences(a.get(name), b.get(name), f"{prefix}.{name}" if prefix else name)
     return changed
+
+
+def without_paths(config: Config) -> Config:
+    """A configuration without the places of files, for others to read."""
+    places = {path.rpartition(".")[2] for path in PATHS}
+    own: dict[str, Any] = {field.name: "" for field in dataclasses.fields(config.stage) if field.name in places}
+    stage, data = dataclasses.replace(config.stage, **own), dataclasses.replace(config.data, path="")
+    return dataclasses.replace(config, stage=stage, data=data, start_from="")
 
 
 def load_file(name: str, variant: str = "") -> Config:

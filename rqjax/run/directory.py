@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import pathlib
 import types
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
@@ -11,12 +12,12 @@ import jax
 
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
-from rqjax.run.config import Config, from_dict, to_dict
+from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
 from rqjax.run.versions import places
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
-from rqjax.store import model_folder, stored
+from rqjax.store import hub, model_folder, stored
 from rqjax.store.checkpoint import Checkpoints
 from rqjax.store.remote import Path, to_path
 
@@ -36,8 +37,8 @@ class Run:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
-        """The run at `path`. Raises InputError if there is none."""
-        run = cls.find(path)
+        """The run at `path`, which may be hf://OWNER/NAME. Raises InputError if there is none."""
+        run = cls.find(hub.local(path))
         if run is None:
             raise InputError(
                 f"{path} holds no checkpoint: expected a run directory, of `rqjax train` or `rqjax convert`"
@@ -149,6 +150,15 @@ class Run:
             saves.save(self.step, types.SimpleNamespace(model=model), to_dict(self.config), force=True)
         model_folder.write_licence(target, self.licence)
         write_class_names(target, self.classes)
+
+    def export(self, folder: pathlib.Path, *, ema: bool = True, licence: str = "", paths: bool = True) -> None:
+        """Writes its model as a folder (store.model_folder), under the recorded licence, or `licence` if there is none.
+
+        Without `paths` the configuration does not tell the places of files, which name a machine and its user.
+        """
+        config = to_dict(self.config if paths else without_paths(self.config))
+        model_folder.save(folder, config, {"model": self.model(ema=ema)}, self.licence or licence)
+        write_class_names(folder, self.classes)
 
 
 @contextlib.contextmanager

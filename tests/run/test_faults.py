@@ -126,8 +126,8 @@ def killed(run, meshes, chance):
     return cut, [mesh for mesh, (a, b) in zip(itertools.cycle(meshes), spans, strict=False) for _ in range(a, b)]
 
 
-def losses(run, steps):
-    lines = read_metrics(run.folder)[:steps]
+def losses(folder, steps):
+    lines = read_metrics(folder)[:steps]
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
     return [{name: x for name, x in line.items() if name != "images_per_second"} for line in lines]
 
@@ -164,9 +164,9 @@ def test_killed_runs_equal_one_that_nobody_killed(variant, request, cache, tmp_p
         steps = {first: max(len(one_over), len(many_over))} | dict.fromkeys(others, len(many_over))
         list(pool.map(lambda over: straight[over].finish(steps[over], *over), steps))
 
-    curves = {over: losses(run, steps[over]) for over, run in straight.items()}
-    assert losses(one, len(one_over)) == curves[first][: len(one_over)]
-    found = losses(many, len(many_over))
+    curves = {over: losses(run.folder, steps[over]) for over, run in straight.items()}
+    assert losses(one.folder, len(one_over)) == curves[first][: len(one_over)]
+    found = losses(many.folder, len(many_over))
     same = difference(found, [curves[over][i] for i, over in enumerate(many_over)])
     across = difference(found, curves[first][: len(found)])
     figures(f"{variant}: {KILLS} kills, {one_cut} in a save, one mesh", f"{len(one_over)} steps equal bit for bit")

@@ -95,9 +95,9 @@ class Run:
         one.start()
         try:
             one.join(300)
+            assert one.exitcode is not None, "it neither ends nor dies"
         finally:
             one.kill()
-        one.join()
         assert one.exitcode == (-signal.SIGKILL if at else 0)
         return count.value
 

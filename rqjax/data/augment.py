@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import functools
 import io
+import re
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from rqjax.errors import InputError, RunError, printable
@@ -139,9 +141,15 @@ def flip(image: Pixels, generator: np.random.Generator) -> Pixels:
     return image[:, ::-1] if generator.random() < 0.5 else image
 
 
+def reason_of(error: Exception) -> str:
+    """A decoder's error in one line, the same at every start."""
+    return " ".join(re.sub(r"<_io.BytesIO object at \w+>", "its bytes", f"{type(error).__name__}: {error}").split())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loader:
-    """From an index to {"image": uint8 [size size 3], "label", "index", "corrupt": {name: reason}}.
+    """From an index to {"image": uint8 [size size 3], "label", "index", "corrupt": {name: reason}}, and "text" where
+    `captions` makes token ids of a caption.
 
     A damaged file raises InputError if `on_corrupt` is "stop". Else the next readable one in the order of the source
     takes its place, or with `replace` false the element has nothing but "corrupt". An image smaller than the crop
@@ -159,9 +167,10 @@ class Loader:
     mirror: bool
     on_corrupt: str
     replace: bool
+    captions: Callable[[str, np.random.Generator], Int[np.ndarray, "length"]] | None = None
 
     def __call__(self, wanted: int, generator: np.random.Generator) -> dict[str, Any]:
-        index, image, label, corrupt = self._first_readable(wanted)
+        index, image, record, corrupt = self._first_readable(wanted)
         if image is None:
             return {"corrupt": corrupt}
         if min(image.shape[:2]) < self.size:
@@ -172,9 +181,12 @@ class Loader:
             )
         image = self._crop(image, generator)
         image = flip(image, generator) if self.mirror else image
-        return {"image": image, "label": np.int32(label), "index": np.int32(index), "corrupt": corrupt}
+        # last of all, so that crops are the same without captions
+        text = {"text": self.captions(record["caption"], generator)} if self.captions else {}
+        label = np.int32(record["label"])
+        return {"image": image, "label": label, "index": np.int32(index), "corrupt": corrupt} | text
 
-    def _first_readable(self, wanted: int) -> tuple[int, Pixels | None, int, dict[str, str]]:
+    def _first_readable(self, wanted: int) -> tuple[int, Pixels | None, dict[str, Any], dict[str, str]]:
         corrupt: dict[str, str] = {}
         for index in range(wanted, wanted + min(len(self.source), GIVE_UP)):
             index %= len(self.source)
@@ -184,22 +196,22 @@ class Loader:
             except RunError:
                 raise
             except Exception as error:  # decoders raise nearly everything on damaged bytes
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                reason = reason_of(error)
                 if self.on_corrupt == "stop":
                     raise InputError(
                         f"{name} cannot be read ({reason}): mend it, or set data.on_corrupt=skip"
                     ) from error
                 corrupt[name] = reason
             if not self.replace:
-                return index, None, 0, corrupt
+                return index, None, {}, corrupt
         name, reason = next(iter(corrupt.items()))
         raise InputError(
             f"{len(corrupt)} images in a row cannot be read, the first {name} ({reason}): look at the files"
         )
 
-    def _read(self, index: int) -> tuple[Pixels, int]:
-        example = self.source[index]
-        return pixels(example["image"], self.side, self.resample, self.draft), example["label"]
+    def _read(self, index: int) -> tuple[Pixels, dict[str, Any]]:
+        record = self.source[index]
+        return pixels(record["image"], self.side, self.resample, self.draft), record
 
     def _crop(self, image: Pixels, generator: np.random.Generator) -> np.ndarray:
         if self.crop == "random":

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rqjax.data.pipeline import DataConfig, indices, loader, open_source, read_options
+from rqjax.data.config import DataConfig, open_source
+from rqjax.data.pipeline import indices, loader, read_options
 from rqjax.data.placing import placing
 
 
@@ -49,5 +50,6 @@ class HeldOut:
         found = load(index, generator) if index < len(self._source) else {}
         size = self._config.size
         empty = {"image": np.zeros((size, size, 3), np.uint8), "label": np.int32(0)}
+        empty |= {"text": np.zeros(self._config.text_length, np.int32)}
         row = {name: found.get(name, empty[name]) for name in sorted(self._config.fields)}
         return row | {"counts": np.bool_("image" in found)}

@@ -1,7 +1,6 @@
 """Images to global batches. Batch k is a pure function of (config, k, files): resuming needs no state but the step."""
 
 import contextlib
-import dataclasses
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,87 +8,15 @@ from typing import Any
 import numpy as np
 from absl import flags
 from jax.sharding import Mesh
+from jaxtyping import Int
 
-from rqjax.checks import at_least, one_of
-from rqjax.data import augment, sources
+from rqjax.data import augment
+from rqjax.data.config import DataConfig, open_source
 from rqjax.data.placing import placing
+from rqjax.data.sources import Source
+from rqjax.data.text import Vocabulary
 from rqjax.data.workers import end_with_parent
 from rqjax.errors import InputError
-
-NAMES = ("fashion_mnist", "folder", "tfds", "synthetic")
-CROPS = ("random", "center", "random_resized")
-
-
-@dataclasses.dataclass(kw_only=True)
-class DataConfig:
-    """Which images, how they are cropped, and in which order they come.
-
-    A run that trains says all of it; the defaults neither scale, crop at random nor mirror.
-    """
-
-    name: str = "fashion_mnist"  # fashion_mnist (embedded), folder, tfds, synthetic
-    path: str = ""  # folder: the folder. tfds: data_dir, or the folder that holds dataset_info.json
-    dataset: str = ""  # tfds: its name, "imagenet2012" or "celeb_a:2.1.0"
-    split: str = "train"  # train, test, validation, all; tfds: any of its split expressions
-    holdout: float = 0.05  # folder without split folders: the share of files that is not in "train"
-    count: int = 1024  # synthetic: images
-    classes: int = 10  # synthetic: classes
-    resize: int = 0  # pixels of the shorter side before a random or center crop; 0 leaves it as it is
-    filter: str = "bilinear"  # bilinear, bicubic, lanczos; all of them antialiased
-    crop: str = "center"  # random, center, random_resized (a square of the original, scaled to `size`)
-    min_scale: float = 0.75  # random_resized: the smallest share of the area
-    size: int  # pixels of a side that the nets see
-    flip: bool = False  # mirror half of the images
-    batch: int  # images a step, over all hosts
-    shuffle: bool = True  # another order in every epoch
-    seed: int = 0  # of the order, of random crops and of mirroring
-    on_corrupt: str = "skip"  # skip: the next readable image takes its place. stop: the run ends
-    threads: int = 8  # each makes a batch of its own
-    workers: int = 0  # processes, each with `threads`; 0 decodes in this one
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """The fields of a batch that this data gives to a step."""
-        return frozenset({"image", "label"})
-
-    def check(self) -> None:
-        """Raises InputError for a value that no source can serve."""
-        one_of(NAMES, **{"data.name": self.name})
-        one_of(augment.FILTERS, **{"data.filter": self.filter})
-        one_of(CROPS, **{"data.crop": self.crop})
-        one_of(("skip", "stop"), **{"data.on_corrupt": self.on_corrupt})
-        if self.name != "tfds":
-            one_of(sources.SPLITS, **{"data.split": self.split})
-        at_least(1, **{f"data.{name}": getattr(self, name) for name in ("size", "batch", "count", "classes")})
-        at_least(0, **{f"data.{name}": getattr(self, name) for name in ("resize", "threads", "workers", "seed")})
-        if self.seed >= 2**32:
-            raise InputError(f"data.seed is {self.seed}: expected less than 2**32")
-        if 0 < self.resize < self.size:
-            raise InputError(f"data.resize={self.resize} is smaller than data.size={self.size}: raise it, or set 0")
-        if not 0 <= self.holdout < 1 or not 0 < self.min_scale <= 1:
-            raise InputError(
-                f"data.holdout={self.holdout} and data.min_scale={self.min_scale}: expected [0, 1) and (0, 1]"
-            )
-        if self.name == "folder" and not self.path:
-            raise InputError("data.name=folder without data.path: give the folder of images")
-        if self.name == "tfds" and not (self.path or self.dataset):
-            raise InputError("data.name=tfds without data.dataset and data.path: give at least one of them")
-
-
-def open_source(config: DataConfig) -> sources.Source:
-    """The data set that `config` names: `len`, `[i]`, `.name(i)`, `.classes`. Raises InputError if there is none."""
-    config.check()
-    if config.name == "folder":
-        return sources.Folder(config.path, config.split, config.holdout)
-    if config.name == "tfds":
-        return sources.Prepared(config.dataset, config.path, config.split)
-    if config.name == "synthetic":
-        return sources.Synthetic(config.count, config.classes, max(config.resize, config.size), config.split)
-    embedded = sources.fashion_mnist(config.split)
-    if config.resize and config.crop != "random_resized":  # once, since all of them fit in memory
-        scaled = [augment.pixels(image, config.resize, config.filter)[..., :1] for image in embedded.image]
-        embedded.image = np.stack(scaled)
-    return embedded
 
 
 class Stream(Iterator[dict[str, Any]], contextlib.AbstractContextManager["Stream"]):
@@ -99,7 +26,7 @@ class Stream(Iterator[dict[str, Any]], contextlib.AbstractContextManager["Stream
     Closing (also by `with`) lets go of the threads; a stream left open does so when it is dropped or the program ends.
     """
 
-    def __init__(self, source: sources.Source, iterator: Any, finish: Callable[[dict[str, Any]], dict[str, Any]]):
+    def __init__(self, source: Source, iterator: Any, finish: Callable[[dict[str, Any]], dict[str, Any]]):
         self.source = source
         self.corrupt: dict[str, str] = {}
         self._held, self._finish = [iterator], finish
@@ -129,7 +56,7 @@ def _let_go(held: list[Any]) -> None:
         held.pop().close()
 
 
-def batches(config: DataConfig, mesh: Mesh, start: int = 0, source: sources.Source | None = None) -> Stream:
+def batches(config: DataConfig, mesh: Mesh, start: int = 0, source: Source | None = None) -> Stream:
     """Batches start, start + 1, ... without end: `config.fields` by name, one row for each image, rows over "data".
 
     `source` is that of `config`, if it is open already.
@@ -150,12 +77,13 @@ def rows_of_batches(config: DataConfig, rows: Sequence[int], start: int = 0) -> 
 
 
 def _shuffled(
-    config: DataConfig, source: sources.Source, rows: Sequence[int], start: int, finish: Callable[..., dict[str, Any]]
+    config: DataConfig, source: Source, rows: Sequence[int], start: int, finish: Callable[..., dict[str, Any]]
 ) -> Stream:
     examples = indices(len(source)).seed(config.seed)
     examples = examples.shuffle() if config.shuffle else examples
     # augmented before rows are picked: what an example looks like depends on its place in the run, not on the host
-    examples = examples.repeat().random_map(loader(config, source, config.crop, config.flip))
+    load = loader(config, source, config.crop, config.flip, text_dropout=config.text_dropout)
+    examples = examples.repeat().random_map(load)
     pick = _Rows(examples, list(rows), config.batch, start)
     local = indices(len(pick)).map(pick)  # a map, since grain measures the size of what a source gives
     return Stream(source, _iterate(local, len(rows), config), finish)
@@ -174,7 +102,14 @@ def examples(config: DataConfig, n: int | None = None) -> Stream:
     return Stream(source, _iterate(places.seed(config.seed).random_map(load), config.batch, config), dict)
 
 
-def loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, replace: bool = True) -> augment.Loader:
+def loader(
+    config: DataConfig,
+    source: Source,
+    crop: str,
+    flip: bool,
+    replace: bool = True,
+    text_dropout: float = 0.0,
+) -> augment.Loader:
     """From an index of `source` to an example, cropped as `crop` says; see augment.Loader."""
     from_original = crop == "random_resized"
     side = config.resize or (config.size if config.crop == "random_resized" else 0)
@@ -190,7 +125,19 @@ def loader(config: DataConfig, source: sources.Source, crop: str, flip: bool, re
         mirror=flip,
         on_corrupt=config.on_corrupt,
         replace=replace,
+        captions=_Captions(config, text_dropout) if config.text_length else None,
     )
+
+
+class _Captions:
+    """Captions to token ids, as a configuration says."""
+
+    def __init__(self, config: DataConfig, dropout: float):
+        self.vocabulary = Vocabulary.read(config.vocabulary)
+        self.length, self.dropout = config.text_length, dropout
+
+    def __call__(self, caption: str, generator: np.random.Generator) -> Int[np.ndarray, "{self.length}"]:
+        return self.vocabulary.ids(caption, self.length, self.dropout, generator)
 
 
 def indices(n: int) -> Any:

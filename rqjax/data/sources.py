@@ -12,25 +12,33 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from rqjax.data.synsets import readable
 from rqjax.data.walk import EXTENSIONS, image_files
 from rqjax.errors import InputError
 from rqjax.files import read_regular
 
 SPLITS = ("train", "test", "validation", "all")
-_HELD_OUT = {"test": ("test", "val", "validation"), "validation": ("val", "validation", "test")}
+HELD_OUT = {"test": ("test", "val", "validation"), "validation": ("val", "validation", "test")}
 _ONE_CLASS = "images"
 FASHION_MNIST = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FILE_BYTES = 2**29
 """The largest image file, enough for the pixels of any that is decoded."""
-Record = dict[str, bytes | int | np.ndarray]
+Record = dict[str, Any]
 """An example: fields by name."""
+
+
+class NoSplitError(InputError):
+    """A split that a data set does not have, or that is empty."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}."""
+    """A data set: `source[i]` is {"image": bytes or uint8 [h w], [h w 1] or [h w 3], "label": int}, and where
+    `captioned` says so "caption": str.
+    """
 
     classes: tuple[str, ...]
+    captioned: bool
     left_out: dict[str, str]  # names of what lies there and is not read: the reason
 
     def __len__(self) -> int: ...
@@ -50,6 +58,7 @@ class Arrays:
     classes: tuple[str, ...]
     title: str
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    captioned: bool = False
 
     def __len__(self) -> int:
         return len(self.image)
@@ -79,6 +88,8 @@ def fashion_mnist(split: str) -> Arrays:
 class Synthetic:
     """Images drawn from their index: four by four blocks in the colours of their class, with noise of their own."""
 
+    captioned = False
+
     def __init__(self, count: int, classes: int, size: int, split: str):
         self.count, self.size, self.split = count, size, split
         self.left_out: dict[str, str] = {}
@@ -106,9 +117,12 @@ class Folder:
     files there are. The classes are always those of the training images. Sub-folders of a class folder are searched
     too, hidden ones are not; links are followed, and no folder is read twice. `left_out` names what looks like an image
     and is none that can be read. Raises InputError for a missing or empty folder, and for images beside class folders.
+    With `synsets`, class folders that are called by WordNet ids have readable names (rqjax.data.synsets).
     """
 
-    def __init__(self, path: str, split: str, holdout: float):
+    captioned = False
+
+    def __init__(self, path: str, split: str, holdout: float, synsets: bool = False):
         top = pathlib.Path(path).expanduser()
         if not top.is_dir():
             raise InputError(f"data.path {path!r} is not a folder: give a folder of images, or of class folders")
@@ -119,13 +133,14 @@ class Folder:
         self.left_out = {path: reason for folder in chosen for path, reason in inside[folder][1].items()}
         found = [(top / folder, file) for folder in chosen for file in inside[folder][0]]
         if len(folders) == 1 and split != "all":
-            found = [(root, file) for root, file in found if _held_out(file, holdout) == (split != "train")]
+            found = [(root, file) for root, file in found if held_out(file, holdout) == (split != "train")]
         if not found:
             expected = f"files that end in {' '.join(EXTENSIONS)}"
-            held_out = f", or another data.holdout than {holdout}" if len(folders) == 1 else ""
-            raise InputError(f"{top} has no images for split {split!r}: expected {expected}{held_out}")
+            other = f", or another data.holdout than {holdout}" if len(folders) == 1 else ""
+            raise NoSplitError(f"{top} has no images for split {split!r}: expected {expected}{other}")
         self.paths = [str(root / file) for root, file in found]
         self.labels = _labels([file for _, file in found], self.classes, top)
+        self.classes = readable(self.classes, top) if synsets else self.classes
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -141,7 +156,7 @@ def _split_folders(top: pathlib.Path) -> list[str]:
     """The sub-folders that are splits, train first; [""] if the folder is not laid out in splits."""
     inside = {name for name in os.listdir(top) if not name.startswith(".") and os.path.isdir(top / name)}
     # a data set may have a class called "train": only other splits beside it make it a split
-    if "train" in inside and inside <= {"train", *_HELD_OUT["test"]}:
+    if "train" in inside and inside <= {"train", *HELD_OUT["test"]}:
         return ["train", *sorted(inside - {"train"})]
     return [""]
 
@@ -151,9 +166,9 @@ def _chosen(top: pathlib.Path, folders: list[str], split: str) -> list[str]:
         return folders
     if split == "train" or len(folders) == 1:
         return ["train"]
-    name = next((name for name in _HELD_OUT[split] if name in folders), None)
+    name = next((name for name in HELD_OUT[split] if name in folders), None)
     if name is None:
-        raise InputError(f"{top} has no folder for split {split!r}: make {top / 'val'}")
+        raise NoSplitError(f"{top} has no folder for split {split!r}: make {top / 'val'}")
     return [name]
 
 
@@ -177,68 +192,7 @@ def _labels(files: list[str], classes: tuple[str, ...], top: pathlib.Path) -> np
     return np.array([index[name] for name in names], np.int32)
 
 
-def _held_out(file: str, share: float) -> bool:
+def held_out(file: str, share: float) -> bool:
+    """Whether a file belongs to the share that is held out: by its path alone, whichever others there are."""
     digest = hashlib.blake2b(file.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
-
-
-class Prepared:
-    """A split of a prepared TFDS data set in array_record format, read without TensorFlow, images still encoded.
-
-    `path` is the folder that holds dataset_info.json, or a data_dir in which `dataset` is looked for (TFDS's default
-    one if empty). Nothing is downloaded. A set without the feature "label" has label 0 throughout.
-    """
-
-    def __init__(self, dataset: str, path: str, split: str):
-        import tensorflow_datasets as tfds  # half a second, and of no use to the other sources
-
-        builder = _builder(dataset, path)
-        info, features = builder.info, builder.info.features
-        self.title = f"{info.name}/{split}"
-        self.left_out: dict[str, str] = {}
-        if "array_record" not in {file_format.value for file_format in info.available_file_formats()}:
-            raise InputError(
-                f"{builder.data_dir} is prepared as {info.file_format.value}, expected array_record: {_HOW}"
-            )
-        if not hasattr(features, "keys") or "image" not in features:
-            raise InputError(f"{info.name} has no feature called image: its features are {features}")
-        try:
-            self.records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        except (KeyError, ValueError) as error:
-            splits = ", ".join(info.splits)
-            raise InputError(f"{info.name} has no split {split!r}: choose data.split from {splits}") from error
-        if not len(self.records):
-            raise InputError(f"split {split!r} of {info.name} is empty: choose another data.split")
-        self.has_label = "label" in features
-        names = getattr(features["label"], "names", None) if self.has_label else [info.name]
-        self.classes = tuple(names or ())
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Record:
-        record = self.records[index]
-        return {"image": record["image"], "label": int(record["label"]) if self.has_label else 0}
-
-    def name(self, index: int) -> str:
-        return f"{self.title}[{index}]"
-
-
-_HOW = "prepare it with tfds.builder(name, data_dir=..., file_format='array_record').download_and_prepare()"
-
-
-def _builder(dataset: str, path: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    folder = pathlib.Path(path).expanduser()
-    if path and (folder / "dataset_info.json").is_file():
-        return tfds.builder_from_directory(folder)
-    where = f"in {path}" if path else "in TFDS's default folder"
-    if not dataset:
-        raise InputError(f"no dataset_info.json {where}: give data.dataset, or the folder of a prepared version")
-    if path and not folder.is_dir():
-        raise InputError(f"data.path {path!r} is not a folder: {_HOW}")
-    try:
-        return tfds.core.read_only_builder.builder_from_files(dataset, data_dir=folder if path else None)
-    except tfds.core.DatasetNotFoundError as error:
-        raise InputError(f"no prepared data set {dataset} {where}: {_HOW}") from error

@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 from rqjax.checks import at_least
-from rqjax.data.pipeline import DataConfig
+from rqjax.data.config import DataConfig
 from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig

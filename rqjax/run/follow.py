@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from rqjax.data.pipeline import DataConfig
+from rqjax.data.config import DataConfig
 from rqjax.errors import InputError
 from rqjax.nets.condition import ClassCondition
 from rqjax.run.config import Config, StageKind, differences, to_dict

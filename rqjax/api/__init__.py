@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import jax
 
+from rqjax.api.animation import Animation
 from rqjax.api.batches import MOST, Batches
+from rqjax.api.filmstrip import Filmstrip
 from rqjax.api.loaded import LoadedModel, LoadedTokenizer
+from rqjax.api.measured import measured
 from rqjax.api.pictures import Pictures
 from rqjax.api.prior import LoadedPrior
 from rqjax.run import hosts
@@ -14,7 +17,7 @@ from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
 
-__all__ = ["LoadedModel", "LoadedPrior", "LoadedTokenizer", "Pictures", "load"]
+__all__ = ["Animation", "Filmstrip", "LoadedModel", "LoadedPrior", "LoadedTokenizer", "Pictures", "load", "measured"]
 
 
 def load(

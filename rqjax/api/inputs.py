@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree, UInt8
 from PIL import Image
 
+from rqjax.data.augment import center_crop, pixels
 from rqjax.errors import InputError, printable
 from rqjax.interface import Tokenizer
 
@@ -48,6 +49,25 @@ def image_array(images: Images, size: int) -> UInt8[np.ndarray, "n h w 3"] | Flo
     if low < -1 or high > 1:
         raise InputError(f"images have pixels from {low:g} to {high:g}: expected floats in [-1, 1], or bytes as uint8")
     return array
+
+
+def fitted(image: Any, size: int, resample: str = "bilinear") -> UInt8[np.ndarray, "size size 3"]:
+    """The middle square of an image of any size and shape, scaled to `size` pixels a side.
+
+    `image` is the content of a file (bytes), of PIL, or an array of bytes [h w], [h w 1] or [h w 3]. Raises InputError
+    for a file that cannot be read, and for a line that is no image to enlarge.
+    """
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if not isinstance(image, bytes | np.ndarray):
+        raise InputError(f"the image is a {type(image).__name__}: expected the bytes of a file, PIL's, or an array")
+    if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.ndim not in (2, 3)):
+        raise InputError(f"the image is {image.dtype} of shape {image.shape}: expected uint8, (h, w) or (h, w, 3)")
+    try:
+        return center_crop(pixels(image, size, resample), size)
+    except Exception as error:  # a decoder raises whatever it likes about a damaged file
+        reason = printable(" ".join(str(error).split()) or type(error).__name__, 160)
+        raise InputError(f"the image cannot be read ({reason}): expected a JPEG, PNG, WebP or BMP") from None
 
 
 def code_arrays(codes: GivenCodes, tokenizer: Tokenizer, least: int = 0, name: str = "codes") -> FoundCodes:

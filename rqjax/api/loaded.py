@@ -10,9 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from rqjax.api.animation import Animation
 from rqjax.api.batches import Batches
-from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, image_array, whole_number
-from rqjax.api.pictures import Pictures
+from rqjax.api.filmstrip import Filmstrip, bits_by_level, level_names, maps_of, psnr_by_level
+from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, fitted, image_array, whole_number
+from rqjax.api.pictures import Pictures, picture
 from rqjax.api.publish import push
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError, printable
@@ -154,6 +156,49 @@ class LoadedTokenizer(LoadedModel):
         between = functools.partial(_between, self.everywhere)
         images = self._batches.run(between, *pairs, shares, progress="decoded" if progress else "")
         return Pictures(images=images, rows=tuple(f"{pair + 1}" for pair in range(counts[0])))
+
+    def fitted(self, image: Any) -> UInt8[np.ndarray, "h w 3"]:
+        """The middle square of an image of any size (a file's bytes, PIL's, an array of bytes), as large as the model's
+        images and scaled as those that it was trained on. Raises InputError for what is no image.
+        """
+        return fitted(image, self.resolution, self.config.data.filter)
+
+    def filmstrip(self, images: Images, *, progress: bool = True) -> Filmstrip:
+        """Images beside what the first 1, 2, ... depths of their codes (RQ) or grains (DQ) make of them, with the bits
+        and the PSNR of each. Raises InputError for images that encode() refuses.
+        """
+        array = image_array(images, self.resolution)
+        codes = self.encode(array, progress=progress)
+        levels = [self.decode(codes, depth + 1, progress=progress).images for depth in range(self.model.levels)]
+        originals = array if array.dtype == np.uint8 else np.asarray(to_uint8(array))
+        maps = self._batches.run(functools.partial(maps_of, self.everywhere), array, codes)
+        bits = self._batches.run(functools.partial(bits_by_level, self.everywhere), codes)
+        return Filmstrip(
+            originals=originals,
+            maps={name: np.asarray(to_uint8(x)) for name, x in maps.items()},
+            names=level_names(self.model),
+            levels=np.stack(levels),
+            bits=bits.T,
+            psnr=psnr_by_level(originals, np.stack(levels)),
+        )
+
+    def coarse_to_fine(self, codes: GivenCodes, *, columns: int | None = None, progress: bool = True) -> Animation:
+        """The images of codes that come row by row, those of the first depth (RQ) or grain (DQ) of all rows before the
+        next, each frame one picture of all images, `columns` in a row. Raises InputError as decode() does.
+        """
+        arrays, levels = code_arrays(codes, self.model), self.model.levels
+        high = jax.tree.leaves(arrays)[-1].shape[1]
+        steps = []
+        for level in range(1, levels + 1):
+            before = self.keep(arrays, rows=0 if level == 1 else high, depth=max(level - 1, 1))
+            parts = [self.keep(arrays, rows=row, depth=level) for row in range(1, high + 1)]
+            # -1 stands for no code, so that the larger one is the code, where one of both has it
+            steps += [jax.tree.map(np.maximum, before, part) for part in parts]
+        decode = functools.partial(decoded, self.everywhere)
+        flat = jax.tree.map(lambda *x: np.concatenate(x), *steps)
+        images = self._batches.run(decode, flat, progress="decoded" if progress else "")
+        across = columns or int(np.ceil((len(images) // len(steps)) ** 0.5))
+        return Animation(np.stack([picture(part, across) for part in np.split(images, len(steps))]))
 
     @property
     def shapes(self) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import resource
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -74,8 +73,7 @@ def main(_: Sequence[str]) -> None:
         "held_out_real_images": _accuracy(held_out["image"], held_out["label"], real),
     }
     clock.lap("sample_and_measure")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    summary = {"seconds": clock.laps, "peak_memory_gib": round(memory, 2), **summary}
+    summary = {"seconds": clock.laps, "peak_memory_gib": round(devices.host_memory(), 2), **summary}
     outputs.write_text(out / "summary.json", json.dumps(summary, indent=1))
     pictures = {caption: out / name for name, caption in CAPTIONS.items() if (out / name).is_file()}
     runs = [out / name for name in configs]

@@ -5,8 +5,9 @@ encoding, dropout 0.1), the tokenizer is ImageNet's RQ-VAE unchanged. Loss: 0.9 
 Batch 2048, 100 epochs of the 3,318,333 captions of the list (fewer images can be downloaded: set --config.steps by
 what you have). Sampling of the YAML: top_k 16384, top_p 0.7. Hardware of the paper: 4 A100, microbatches of 32.
 The release crops a square near the centre and scales it to a random side; here: the shorter side to 256, random crop.
-The batch of images and captions comes from data.path; the loop of this package reads class folders, so this config is
-for converted weights and for programs that bring their own captions.
+data.path is the list, train_list.txt and val_list.txt in a folder with the images (path<TAB>caption), or a set that
+launch/prepare.py made of it; data.vocabulary is a folder with the official bpe-16k-vocab.json and bpe-16k-merges.txt,
+or with a vocabulary of one's own (launch/vocabulary.py).
 """
 
 from rqjax.data import DataConfig
@@ -33,6 +34,15 @@ def get_config(variant: str = "") -> Config:
     )
     return Config(
         stage=PredictConfig(model=model, tokenizer=RQVAEConfig(), accumulate=16, top_p=0.7),
-        data=DataConfig(name="folder", resize=256, size=256, batch=2048, crop="random", threads=16),
+        data=DataConfig(
+            name="captions",
+            text_length=32,
+            text_dropout=0.1,
+            resize=256,
+            size=256,
+            batch=2048,
+            crop="random",
+            threads=16,
+        ),
         steps=100 * EPOCH,
     )

@@ -35,6 +35,15 @@ def get_config(variant: str = "length32") -> Config:
     )
     return Config(
         stage=PredictConfig(model=model, tokenizer=RQVAEConfig(), accumulate=64, top_k=1024, top_p=0.95),
-        data=DataConfig(name="folder", resize=256, size=256, batch=2048, crop="random", threads=16),
+        data=DataConfig(
+            name="captions",
+            text_length=LENGTHS[variant],
+            text_dropout=0.1,
+            resize=256,
+            size=256,
+            batch=2048,
+            crop="random",
+            threads=16,
+        ),
         steps=14_649,  # an epoch of about 30,000,000 images, the three sources together
     )

@@ -89,7 +89,7 @@ class LoadedPrior(LoadedModel):
     ) -> Pictures:
         """`count` new images of each label or text, in that order; of all classes if none is named.
 
-        `labels` are names or ids of classes, `texts` lists of token ids; an unconditional prior takes neither.
+        `labels` are names or ids of classes, `texts` captions or lists of token ids; an unconditional prior takes none.
         `temperature`, `top_k` (0 keeps all) and `top_p` are numbers, or one for each depth (RQ), or for contents and
         positions (DQ). `guidance` above 1 needs a prior trained with condition_dropout. `given` are codes that
         stay, with -1 for those to be drawn (see LoadedTokenizer.keep), one image for each label, or label for all.
@@ -127,7 +127,7 @@ class LoadedPrior(LoadedModel):
             images = len(jax.tree.leaves(codes)[0])
             self.model.check_given(codes, images)
             codes = jax.tree.map(lambda x: np.repeat(x, count, axis=0), codes)
-        values, rows = values_of(labels, texts, prior.condition, self.classes, images)
+        values, rows = values_of(labels, texts, prior.condition, self.classes, images, lambda: self.run.vocabulary)
         return Request(np.repeat(values, count, axis=0), rows, draws, guidance, seed, codes, fixed_positions)
 
     def draw(self, request: Request, *, progress: bool = True) -> Pictures:
@@ -153,7 +153,7 @@ class LoadedPrior(LoadedModel):
 
     def _about(self) -> str:
         condition, size = self._described.condition, self.resolution
-        led = {"text": f"led by texts of {condition.length} token ids", None: "led by nothing"}
+        led = {"text": f"led by texts of up to {condition.length} tokens", None: "led by nothing"}
         classes = f"of {condition.choices} classes" + (f": {few(self.classes)}" if self.classes else "")
         guided = "; takes guidance" if self._described.condition_dropout else ""
         return f"{size}x{size} images {led.get(condition.field, classes)}{guided}"

@@ -59,17 +59,19 @@ class Vocabulary:
         Raises InputError if there are none, or several, and if they are damaged or belong to different vocabularies.
         """
         folder = pathlib.Path(path).expanduser()
-        content = {ending: _only(folder, ending) for ending in (VOCABULARY, MERGES)}
+        return cls.parsed({ending: _only(folder, ending) for ending in (VOCABULARY, MERGES)}, str(folder))
+
+    @classmethod
+    def parsed(cls, content: Mapping[str, str], name: str) -> "Vocabulary":
+        """That of the content of vocab.json and merges.txt, by these names, from the place `name`."""
         try:
             tokens: Any = json.loads(content[VOCABULARY])
             tokens = {str(token): int(index) for token, index in tokens.items()}
             lines = [line for line in content[MERGES].split("\n") if line.strip() and not line.startswith("#version")]
             merges = [(first, second) for first, second in (line.rstrip("\r").split(" ") for line in lines)]
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{folder} holds no vocabulary ({error}): expected tokens by id, and two of a line"
-            ) from error
-        return cls(tokens, merges, str(folder))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{name} holds no vocabulary ({error}): expected ids of tokens, and two a line") from error
+        return cls(tokens, merges, name)
 
     def files(self) -> dict[str, str]:
         """The content of its two files by name, as read() takes them."""

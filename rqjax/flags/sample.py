@@ -13,8 +13,11 @@ _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
 PRIOR = _string("prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.")
 TOKENIZER = _string("tokenizer", None, "Run directory of another tokenizer with the same code grid.")
 LABEL = _list("label", [], "Names or ids of classes, one row of the picture each; all classes if not given.")
+TEXT = flags.DEFINE_multi_string(
+    "text", [], "A caption, one row of the picture; may be given several times.", flag_values=FLAGS
+)
 COUNT = _integer(
-    "count", 16, "Images per class (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
+    "count", 16, "Images per class or text (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
 )
 TEMPERATURE = _list("temperature", ["1.0"], "Softmax temperature, one value or one per depth.")
 TOP_K = _list("top_k", [], "Keep the k likeliest codes: one value or one per depth; all if not given.")

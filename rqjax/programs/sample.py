@@ -28,10 +28,12 @@ from rqjax.flags.sample import (
     PRIOR,
     SEED,
     TEMPERATURE,
+    TEXT,
     TOKENIZER,
     TOP_K,
     TOP_P,
 )
+from rqjax.interface import Condition
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.run import devices
@@ -56,14 +58,14 @@ def main(_: Sequence[str]) -> None:
         raise InputError(f"--prior {PRIOR.value} holds no prior: expected the run directory of one")
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
-    rows, draws = chosen(LABEL.value, stage.model.condition, run.classes), _draws(stage.model.streams)
+    labels, draws = _labels(stage.model.condition, run.classes), _draws(stage.model.streams)
     guidance = Guidance(
         scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
     )
     guidance.check(stage.model.condition.field, stage.model.condition_dropout)
     prior = LoadedPrior(run, Batches.over(most=BATCH.value), ema=EMA.value, tokenizer=other)
-    labels, fixed = rows if LABEL.value else None, FIXED_POSITIONS.value
-    request = prior.request(labels, None, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed)
+    texts, fixed = TEXT.value or None, FIXED_POSITIONS.value
+    request = prior.request(labels, texts, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed)
     shards = Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value) if sharded else None
     devices.say()
     if shards is None:
@@ -75,6 +77,18 @@ def main(_: Sequence[str]) -> None:
         print(f"{OUT.value}: {len(request.values)} images of {prior.resolution}x{prior.resolution}")
     for licence in prior.licences:
         print(f"licence of the weights: {printable(licence, 200)}")
+
+
+def _labels(condition: Condition, names: Sequence[str]) -> list[int] | None:
+    """The classes that --label names, if it does. Raises InputError for flags that the prior is not led by."""
+    if condition.field != "text" or LABEL.value:
+        rows = chosen(LABEL.value, condition, names)
+        if TEXT.value:
+            raise InputError("--text is for priors that are led by texts, and this one is not: leave it out")
+        return rows if LABEL.value else None
+    if not TEXT.value:
+        raise InputError("this prior is led by a text: say one with --text")
+    return None
 
 
 def _draws(streams: Sequence[str]) -> list[Draw]:

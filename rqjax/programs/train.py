@@ -12,7 +12,7 @@ from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, PROFILE, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, profile, training_step
+from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, profile, training_step, words
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.ledger import Ledger
@@ -80,7 +80,7 @@ def train(
         config = frozen.with_tokenizer(config, workdir)
         config.check()
         frozen.check(config, workdir)
-        source = data.open_source(config.data)
+        source, vocabulary = data.open_source(config.data), words.of(config)
         config = config if given is None else follow.classes(config, workdir, source.classes, given)
         follow.check_classes(config, workdir, source.classes)
         stage = config.stage.build(config.steps)
@@ -88,7 +88,7 @@ def train(
         validation = Validation(config, stage, placement) if config.eval_every else None
         with (
             jax.set_mesh(placement.mesh),
-            claimed(workdir, config, Dataset.of(source)),
+            claimed(workdir, config, Dataset.of(source), vocabulary),
             Notice() as notice,
             Checkpoints(workdir, every=config.save_every, keep=config.keep) as saves,
             Watch(config, stage, placement, workdir, saves.latest() or 0, ledger, validation, traced) as watch,

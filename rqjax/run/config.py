@@ -68,6 +68,7 @@ class Config:
         self.data.check()
         self.stage.check()
         self._check_size()
+        self._check_texts()
         if self.eval_every:
             self._check_validation()
         if missing := sorted(self.stage.fields - self.data.fields):
@@ -86,6 +87,15 @@ class Config:
                     f"data.size is {self.data.size} and stage.{name}.resolution is {model.resolution}: make them equal"
                 )
 
+    def _check_texts(self) -> None:
+        """Refuses captions of another length than the model's texts."""
+        condition = self.stage.model.condition if isinstance(self.stage, PredictConfig) else None
+        if condition and condition.field == "text" and self.data.text_length not in (0, condition.length):
+            raise InputError(
+                f"data.text_length is {self.data.text_length} and stage.model.text_length is {condition.length}: make"
+                " them equal"
+            )
+
     def _check_validation(self) -> None:
         if self.data.split in (self.eval_split, "all"):
             raise InputError(
@@ -99,8 +109,8 @@ class Config:
             )
 
 
-PATHS = ("data.path", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
-"""Places of files, which may move: what they hold is compared where a run keeps it (run/dataset.py, run/frozen.py)."""
+PATHS = ("data.path", "data.vocabulary", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
+"""Places of files, which may move: a run keeps what they hold, and compares it (dataset.py, words.py, frozen.py)."""
 RESUMABLE = (
     *PATHS,
     "steps",

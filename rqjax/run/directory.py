@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 import jax
 
+from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
+from rqjax.run import words
 from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
 from rqjax.run.versions import places
@@ -133,6 +135,11 @@ class Run:
         """The names of the classes of the data that it was trained on, by label; none if they are not known."""
         return class_names(self.home)
 
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The vocabulary of the captions that it was trained on; None if it keeps none."""
+        return words.kept(self.home)
+
     @property
     def licence(self) -> str:
         """The licence recorded beside the model; empty if there is none."""
@@ -150,6 +157,7 @@ class Run:
             saves.save(self.step, types.SimpleNamespace(model=model), to_dict(self.config), force=True)
         model_folder.write_licence(target, self.licence)
         write_class_names(target, self.classes)
+        words.write(target, words.files(self.home))
 
     def export(self, folder: pathlib.Path, *, ema: bool = True, licence: str = "", paths: bool = True) -> None:
         """Writes its model as a folder (store.model_folder), under the recorded licence, or `licence` if there is none.
@@ -159,6 +167,7 @@ class Run:
         config = to_dict(self.config if paths else without_paths(self.config))
         model_folder.save(folder, config, {"model": self.model(ema=ema)}, self.licence or licence)
         write_class_names(folder, self.classes)
+        words.write(folder, words.files(self.home))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ def chosen(words: Sequence[str | int], condition: Condition, names: Sequence[str
     """
     if condition.field == "text":
         raise InputError(
-            f"this prior is led by a text, and {flag} gives classes: call generate(texts=...) in Python, with token ids"
+            f"this prior is led by a text, and {flag} gives classes: say it with --text (in Python: texts=)"
         )
     if condition.field is None and words:
         said = ",".join(map(str, words))

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import Array, Key
 
+from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, printable, some_of
 from rqjax.interface import Stage, State
-from rqjax.run import frozen, hosts
+from rqjax.run import frozen, hosts, words
 from rqjax.run.config import PATHS, RESUMABLE, Config, differences, from_dict, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.directory import TOKENIZER, Run
@@ -26,13 +27,14 @@ from rqjax.store.remote import Path, replace_file
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Config, dataset: Dataset) -> Generator[None]:
+def claimed(workdir: Path, config: Config, dataset: Dataset, vocabulary: Vocabulary | None = None) -> Generator[None]:
     """Makes `workdir` this run's, and this process's own for as long as the block runs (of several: process 0's).
 
-    Raises InputError if another process has it, or if it holds a run of another configuration or data set.
+    Raises InputError if another process has it, or if it holds a run of another configuration, data set or vocabulary.
     """
     with locked(workdir) if hosts.primary() else contextlib.nullcontext():
         if stored.find(workdir):
+            words.check_same(workdir, vocabulary)
             for line in _compared(workdir, config, dataset):
                 if hosts.primary():
                     print(printable(line), flush=True)
@@ -41,6 +43,7 @@ def claimed(workdir: Path, config: Config, dataset: Dataset) -> Generator[None]:
         if hosts.primary():
             replace_file(workdir / model_folder.CONFIG, json.dumps(to_dict(config), indent=1))
             dataset.write(workdir)
+            words.write(workdir, {} if vocabulary is None else vocabulary.files())
         yield
 
 

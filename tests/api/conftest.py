@@ -1,6 +1,7 @@
 """Folders of tiny models that nobody trained: loading and asking are the same, and nothing waits for training."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 import rqjax
 from rqjax.data import DataConfig
+from rqjax.run import words
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import write_class_names
 from rqjax.stages.autoencode import AutoencodeConfig
@@ -17,6 +19,10 @@ from rqjax.store import model_folder
 from tests import small_dq, small_rq
 
 NAMES = ("Bag", "Coat", "Dress")
+VOCABULARY = {
+    "vocab.json": json.dumps({"[PAD]": 0, "[UNK]": 1, "a": 2, "b</w>": 3, "ab</w>": 4}),
+    "merges.txt": "a b</w>\n",
+}
 FEW = {"body_layers": 1, "head_layers": 1}
 DATA = DataConfig(name="fashion_mnist", resize=8, size=8, batch=8)
 
@@ -53,6 +59,7 @@ def folders(tmp_path_factory):
         "text": {"classes": 0, "condition_dropout": 0.0, "text_vocab": 7, "text_length": 4},
     }.items():
         write_pair(base / name, tokenizer, dataclasses.replace(small, **changes))
+    words.write(base / "text", VOCABULARY)
     write_pair(base / "dq", small_dq.tokenizer_config(), small_dq.small_config(condition_dropout=0.1))
     return {path.name: path for path in base.iterdir()}
 

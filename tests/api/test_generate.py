@@ -95,11 +95,14 @@ def test_texts_and_nothing_lead_a_prior_too(folders):
     padded = text.generate(texts=[[1, 2], [6, 5, 4, 3]], count=2)
     assert (padded.labels, padded.rows) == (None, ("text 1", "text 2"))
     assert same(padded.codes, text.generate(texts=np.array([[1, 2, 0, 0], [6, 5, 4, 3]]), count=2).codes)
+    said = text.generate(texts=["AB q b", "b"], count=2)
+    assert said.rows == ("AB q b", "b")
+    assert same(said.codes, text.generate(texts=[[4, 1, 3], [3]], count=2).codes)
     request = free.request(None, None, 4, 0, [Draw()], Guidance())
     assert (request.values.tolist(), request.rows) == ([0] * 4, ())
     for model, ask, message in (
-        (text, {}, "this prior is led by texts: pass texts=, lists of up to 4 ids from 0 to 6"),
-        (text, {"texts": "a bag"}, "texts are words, and this prior reads token ids"),
+        (text, {}, "this prior is led by texts: pass texts=, in words or as lists of up to 4 ids from 0 to 6"),
+        (text, {"texts": ["a bag", [1]]}, "texts have words and a list"),
         (text, {"texts": [[1, 2, 3, 4, 5]]}, "expected lists of up to 4 ids"),
         (text, {"texts": [[1, 7]]}, "7 is out of range"),
         (text, {"labels": 1}, "labels are given, and this prior is led by texts"),

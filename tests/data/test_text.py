@@ -1,15 +1,20 @@
+import dataclasses
 import importlib.util
 import json
 import os
 import pickle
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from rqjax.data import DataConfig, HeldOut, open_source, rows_of_batches
 from rqjax.data.text import END, PAD, UNKNOWN, Vocabulary, words
 from rqjax.data.vocabulary import learn
 from rqjax.errors import InputError
+from rqjax.mesh import make_mesh
 
 CAPTIONS = [
     "A red apple",
@@ -146,3 +151,35 @@ def test_without_the_library_the_extra_is_named(vocabulary, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"install rqjax\[text\]"):
         Vocabulary(vocabulary.tokens, vocabulary.merges)
+
+
+def test_batches_have_captions_and_the_same_images_as_without(tmp_path, vocabulary):
+    for k, caption in enumerate(CAPTIONS[:4]):
+        Image.new("RGB", (12, 12), (k, k, k)).save(tmp_path / f"{k}.png")
+        with (tmp_path / "train.tsv").open("a") as file:
+            file.write(f"{k}.png\t{caption}\n")
+    for name, content in vocabulary.files().items():
+        (tmp_path / name).write_text(content)
+    data = DataConfig(
+        name="captions", path=str(tmp_path), vocabulary=str(tmp_path), text_length=6, size=8, batch=4, crop="random"
+    )
+    assert data.fields == {"image", "label", "text"}
+    with rows_of_batches(data, range(4)) as stream:
+        batch = next(stream)
+    assert (batch["text"].dtype, batch["text"].shape) == (np.int32, (4, 6))
+    for image, text in zip(batch["image"], batch["text"], strict=True):
+        np.testing.assert_array_equal(text, vocabulary.ids(CAPTIONS[image[0, 0, 0]], 6))
+    dropping, plain = dataclasses.replace(data, text_dropout=0.9), dataclasses.replace(data, text_length=0)
+    with rows_of_batches(dropping, range(4)) as first, rows_of_batches(plain, range(4)) as second:
+        dropped, without = next(first), next(second)
+    assert not np.array_equal(dropped["text"], batch["text"])
+    for other in (dropped, without):
+        np.testing.assert_array_equal(other["image"], batch["image"])
+    with rows_of_batches(dropping, [2, 3]) as stream:
+        np.testing.assert_array_equal(next(stream)["text"], dropped["text"][2:])
+    held_out = HeldOut(dataclasses.replace(dropping, split="all"), "all", 3, make_mesh("1x1", jax.devices()[:1]))
+    rows = [jax.device_get(part) for part in held_out]
+    assert [part["counts"].tolist() for part in rows] == [[True] * 3, [True, False, False]]
+    np.testing.assert_array_equal(rows[1]["text"], [vocabulary.ids(CAPTIONS[3], 6), [0] * 6, [0] * 6])
+    with pytest.raises(InputError, match=r"data.text_length=6, and .*0.png has no caption"):
+        open_source(dataclasses.replace(data, name="folder"))

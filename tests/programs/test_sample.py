@@ -2,6 +2,7 @@ import pytest
 
 from rqjax.errors import InputError
 from rqjax.flags.sample import FLAGS
+from rqjax.nets.condition import ClassCondition, TextCondition
 from rqjax.nets.sampling import Draw
 from rqjax.programs import sample
 
@@ -48,3 +49,20 @@ def test_settings_that_the_streams_do_not_have_are_refused(flags, streams, words
     flags(*words)
     with pytest.raises(InputError, match=message):
         sample._draws(streams)
+
+
+def test_captions_and_classes_are_for_the_priors_that_they_lead(flags):
+    texts, classes = TextCondition(100, 8), ClassCondition(3)
+    flags("--text=a red, ripe apple", "--text=a pear")
+    assert sample._labels(texts, ()) is None
+    assert sample.TEXT.value == ["a red, ripe apple", "a pear"]
+    with pytest.raises(InputError, match="--text is for priors that are led by texts"):
+        sample._labels(classes, ())
+    flags("--label=2")
+    assert sample._labels(classes, ()) == [2]
+    with pytest.raises(InputError, match="--label gives classes: say it with --text"):
+        sample._labels(texts, ())
+    flags()
+    assert sample._labels(classes, ()) is None
+    with pytest.raises(InputError, match="this prior is led by a text: say one with --text"):
+        sample._labels(texts, ())

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
+from rqjax.nets.decoding import Footprint
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
@@ -163,6 +164,10 @@ class Prior(Model, Protocol):
     ) -> Codes:
         """New codes for each row of `labels` (values of the condition), drawn as `draws` says; see `streams`. Each row
         may have a key of its own. Codes of `given` are kept, where it is not -1."""
+
+    @property
+    def footprint(self) -> Footprint:
+        """Bytes that drawing the codes of an image takes; twice as many of a row with guidance."""
 
     def check_given(self, codes: Codes, images: int) -> None:
         """Raises InputError unless codes are in range and the first of each of so many images, with -1 for others."""

@@ -12,6 +12,7 @@ from rqjax.api.loaded import LoadedModel, LoadedTokenizer
 from rqjax.api.measured import measured
 from rqjax.api.pictures import Pictures
 from rqjax.api.prior import LoadedPrior
+from rqjax.errors import InputError
 from rqjax.run import hosts
 from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig
@@ -27,6 +28,7 @@ def load(
     tokenizer: str | os.PathLike[str] | None = None,
     batch: int = MOST,
     devices: Sequence[jax.Device] | None = None,
+    dtype: str | None = None,
 ) -> LoadedTokenizer | LoadedPrior | LoadedModel:
     """See rqjax.load."""
     hosts.quieten_libtpu()
@@ -34,8 +36,11 @@ def load(
     stage = run.config.stage
     if isinstance(stage, PredictConfig):
         other = None if tokenizer is None else Run.open(tokenizer).tokenizer()
-        loaded = LoadedPrior(run, batches, ema=ema, tokenizer=other)
+        loaded = LoadedPrior(run, batches, ema=ema, tokenizer=other, dtype=dtype)
     else:
+        if dtype is not None:
+            kind = type(stage.model).__name__
+            raise InputError(f"dtype is {dtype!r}, and {run.path} holds a {kind}: it is for priors, leave it out")
         kind = LoadedTokenizer if isinstance(stage, AutoencodeConfig) else LoadedModel
         loaded = kind(run, batches, ema=ema)
     _ = loaded.model  # read now, so that a damaged file is told of here

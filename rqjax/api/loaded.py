@@ -26,6 +26,8 @@ from rqjax.run.directory import Run
 class LoadedModel:
     """A trained model and what its run directory says of it. `model` is the model itself, as it was trained."""
 
+    dtype: str | None = None  # of a prior's parameters and computation; None: as it was trained
+
     def __init__(self, run: Run, batches: Batches, *, ema: bool = True):
         self.run = run
         self._batches = batches
@@ -35,7 +37,7 @@ class LoadedModel:
     def model(self) -> Any:
         """A Tokenizer, a Prior or a Classifier, with methods of JAX arrays; `rqjax.official` takes it."""
         with _quiet():
-            return self.run.model(ema=self.ema)
+            return self.run.model(ema=self.ema, dtype=self.dtype)
 
     @functools.cached_property
     def everywhere(self) -> Any:

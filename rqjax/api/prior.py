@@ -13,11 +13,14 @@ from rqjax.api.batches import Batches
 from rqjax.api.conditions import Labels, Texts, values_of
 from rqjax.api.inputs import FoundCodes, GivenCodes, code_arrays, whole_number
 from rqjax.api.loaded import LoadedModel, LoadedTokenizer
+from rqjax.api.memory import Plan
 from rqjax.api.pictures import Pictures
 from rqjax.api.sampler import sample
+from rqjax.checks import one_of
 from rqjax.errors import InputError, printable
 from rqjax.interface import Prior, PriorConfig
 from rqjax.nets.guidance import Guidance
+from rqjax.nets.init import DTYPES
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.run.dataset import few
 from rqjax.run.directory import Run
@@ -45,9 +48,19 @@ class LoadedPrior(LoadedModel):
 
     model: Prior
 
-    def __init__(self, run: Run, batches: Batches, *, ema: bool = True, tokenizer: Run | None = None):
+    def __init__(
+        self,
+        run: Run,
+        batches: Batches,
+        *,
+        ema: bool = True,
+        tokenizer: Run | None = None,
+        dtype: str | None = None,
+    ):
         super().__init__(run, batches, ema=ema)
-        self._tokenizer_run = tokenizer
+        if dtype is not None:
+            one_of(DTYPES, dtype=dtype)
+        self._tokenizer_run, self.dtype = tokenizer, dtype
 
     @functools.cached_property
     def tokenizer(self) -> LoadedTokenizer:
@@ -130,8 +143,14 @@ class LoadedPrior(LoadedModel):
         values, rows = values_of(labels, texts, prior.condition, self.classes, images, lambda: self.run.vocabulary)
         return Request(np.repeat(values, count, axis=0), rows, draws, guidance, seed, codes, fixed_positions)
 
+    def plan(self, request: Request) -> Plan:
+        """The memory that drawing a request takes."""
+        models = self.model, self.tokenizer.model
+        return Plan.of(self._batches, *models, self.resolution, request.guidance.on, len(request.values))
+
     def draw(self, request: Request, *, progress: bool = True) -> Pictures:
-        """The images of a request."""
+        """The images of a request. Raises InputError if they do not fit the devices in such batches."""
+        self.plan(request).check()
         images, codes = sample(
             self._batches,
             self.everywhere,

@@ -50,8 +50,9 @@ class Shards:
             return cls(folder, about, anew=True)
         try:
             before = json.loads(path.read_text())
-            changed = [f"{key} is {about[key]} and was {before[key]}" for key in about if before[key] != about[key]]
-        except (ValueError, KeyError, TypeError):
+            names = [key for key in {**about, **before} if before.get(key) != about.get(key)]
+            changed = [f"{key} is {about.get(key)} and was {before.get(key)}" for key in names]
+        except (ValueError, AttributeError, TypeError):
             changed = [f"{REQUEST} is damaged"]
         if changed and not overwrite:
             raise InputError(
@@ -99,6 +100,7 @@ def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
         "fixed_positions": request.fixed_positions,
         "images_per_shard": IMAGES,
     }
+    about |= {"dtype": prior.dtype} if prior.dtype else {}  # earlier versions knew none
     return json.loads(json.dumps(about))
 
 

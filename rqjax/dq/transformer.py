@@ -21,6 +21,7 @@ from rqjax.dq.vae import DQVAE, GrainConfig
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics
 from rqjax.nets.condition import AnyCondition, check_dropout, labels_of
+from rqjax.nets.decoding import Footprint, footprint
 from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
@@ -207,6 +208,12 @@ class DQTransformer:
         guide = guide_of(guidance, self.condition, c.condition_dropout, n, layout.capacity - 1, len(c.streams))
         starts = self.condition.ids(labels)[:, 0]
         return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide, given)
+
+    @property
+    def footprint(self) -> Footprint:
+        network, layout = self.network, self.config.layout
+        stacks = [(stack, layout.capacity - 1) for stack in (network.position_stack, network.content_stack)]
+        return footprint(stacks, max(layout.content_size, *layout.position_sizes))
 
     def check_given(self, codes: Codes, images: int) -> None:
         """Raises InputError unless codes are the first of each image, with -1 for all others: those of its first

@@ -53,6 +53,13 @@ GUIDANCE_DECAY = flags.DEFINE_float(
 SEED = _integer("seed", 0, "The same seed gives the same images.", lower_bound=-(2**63), upper_bound=2**63 - 1)
 BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1, upper_bound=10**6)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)
+DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "Of the prior's parameters and its computation: bfloat16 takes half of the memory; as it was trained if not given.",
+    flag_values=FLAGS,
+)
 OUT = _string(
     "out",
     "samples.png",

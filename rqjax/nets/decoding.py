@@ -6,6 +6,8 @@ that is made once, before the loop over tokens.
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -96,6 +98,24 @@ def empty_caches(stack: Stack, batch: int, length: int) -> tuple[Cache, ...]:
     layers, _, heads, size = stack.blocks.query.kernel.shape
     empty = constrain(jnp.zeros((batch, heads, length, size), stack.dtype), "data", "model", None, None)
     return tuple(Cache(empty, empty) for _ in range(layers))
+
+
+class Footprint(NamedTuple):
+    """Bytes that drawing holds beside the parameters: the layers made ready for the loop, and those of each row."""
+
+    layers: int
+    row: int
+
+
+def footprint(stacks: Sequence[tuple[Stack, int]], codes: int) -> Footprint:
+    """Of stacks with caches for so many positions, and logits of `codes` codes. Filters hold a few logits at once."""
+    layers = row = 0
+    for stack, length in stacks:
+        item = jnp.dtype(stack.dtype).itemsize
+        layers += item * sum(x.size for x in jax.tree.leaves(stack))
+        caches = jax.eval_shape(functools.partial(empty_caches, stack, 1, length))
+        row += item * sum(x.size for x in jax.tree.leaves(caches))
+    return Footprint(layers, row + 4 * 4 * codes)
 
 
 def prefill(

@@ -13,6 +13,7 @@ from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
     BATCH,
     COUNT,
+    DTYPE,
     EMA,
     FIXED_POSITIONS,
     GUIDANCE,
@@ -63,11 +64,14 @@ def main(_: Sequence[str]) -> None:
         scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
     )
     guidance.check(stage.model.condition.field, stage.model.condition_dropout)
-    prior = LoadedPrior(run, Batches.over(most=BATCH.value), ema=EMA.value, tokenizer=other)
+    prior = LoadedPrior(run, Batches.over(most=BATCH.value), ema=EMA.value, tokenizer=other, dtype=DTYPE.value)
     texts, fixed = TEXT.value or None, FIXED_POSITIONS.value
     request = prior.request(labels, texts, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed)
     shards = Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value) if sharded else None
     devices.say()
+    plan = prior.plan(request)
+    plan.check()
+    print(f"memory: {plan}", flush=True)
     if shards is None:
         pictures = prior.draw(request)
         pictures.write(OUT.value)

@@ -15,6 +15,7 @@ from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics, Quantizer
 from rqjax.nets import cross_entropy
 from rqjax.nets.condition import AnyCondition, check_dropout, check_range, labels_of
+from rqjax.nets.decoding import Footprint, footprint
 from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
@@ -198,6 +199,12 @@ class RQTransformer:
         guide = guide_of(guidance, self.condition, c.condition_dropout, n, h * w, c.depth)
         drawn = sample.generate(self.network, tokenizer.quantizer, ids, given, key, settings, guide)
         return rearrange(drawn, "b (h w) d -> b h w d", h=h)
+
+    @property
+    def footprint(self) -> Footprint:
+        network, c = self.network, self.config
+        positions = c.condition.length + network.pos_emb_hw.shape[0] - 1
+        return footprint([(network.body, positions), (network.head, c.depth)], max(c.sizes))
 
     def check_given(self, codes: Int[Array | np.ndarray, "b ..."], images: int) -> None:
         """Raises InputError unless codes are the first of each image, with -1 for all others: none follows an unknown

@@ -1,6 +1,7 @@
 """A run directory, opened: its configuration, its model, its tokenizer and their licences."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import pathlib
@@ -9,10 +10,13 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import jax
+from jaxtyping import Array, Key
 
 from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
+from rqjax.nets.decoding import in_compute_dtype
+from rqjax.nets.init import DTYPES
 from rqjax.run import words
 from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
@@ -93,10 +97,21 @@ class Run:
         """The model in the structure of `like` (shapes); its averaged weights where `ema` and the run kept them."""
         return self.item("ema" if ema and self.has("ema") else "model", like)
 
-    def model(self, *, ema: bool = True) -> Any:
-        """The model as its configuration describes it: a Tokenizer, a Prior or a Classifier."""
+    def model(self, *, ema: bool = True, dtype: str | None = None) -> Any:
+        """The model as its configuration describes it: a Tokenizer, a Prior or a Classifier.
+
+        A prior may compute in another `dtype` of nets.init.DTYPES, and have its parameters in it, but for its norms.
+        """
+
+        def made(key: Key[Array, ""]) -> Any:
+            config: Any = self.config.stage.model  # one with a dtype, if that is asked for
+            if dtype is None:
+                return config.init(key)
+            model = dataclasses.replace(config, dtype=dtype).init(key)
+            return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
+
         with _describing(self.path):
-            like = jax.eval_shape(self.config.stage.model.init, jax.random.key(0))
+            like = jax.eval_shape(made, jax.random.key(0))
         return self.weights(like, ema=ema)
 
     @functools.cached_property

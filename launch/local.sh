@@ -7,6 +7,7 @@
 #                                                              PATIENCE (60) seconds, then GRACE (5) to end by themselves
 #   bash launch/local.sh test [PYTEST ARGUMENTS]               formatting, types and tests
 #   bash launch/local.sh pod-test [PYTEST ARGUMENTS]           the slow proofs: processes, faults, launchers, large models
+#   bash launch/local.sh notebooks-test [PYTEST ARGUMENTS]     launch/*.ipynb from top to bottom on the CPU
 # Needs Python >= 3.11 (PYTHON names another interpreter) and a package index. Where an NVIDIA card or a TPU answers, what
 # it needs is installed too. .venv is the checkout's; other relative paths are those of the folder that you call from.
 set -euo pipefail
@@ -25,6 +26,7 @@ extra_for() {
   local driver
   case $1 in
     test | pod-test) echo dev; return ;;
+    notebooks-test) echo notebooks; return ;;
     compile) echo compile; return ;;
   esac
   [ -z "$processes" ] || return 0  # joined over localhost, they run on fake devices
@@ -119,7 +121,7 @@ case ${1:-} in
   --processes=*) processes=${1#*=} && shift ;;
   --processes) processes=${2:-?} && shift && shift ;;
 esac
-[ $# -gt 0 ] || { sed -n '2,11p' "$0" | cut -c3-; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12p' "$0" | cut -c3-; exit 2; }
 extra=$(extra_for "$1")
 install "$extra"
 if [ -n "$processes" ]; then
@@ -138,7 +140,12 @@ case $1 in
   pod-test)
     shift
     cd "$root"
-    exec .venv/bin/python -m pytest -q -m slow -n 2 --dist loadscope "$@"
+    exec .venv/bin/python -m pytest -q -m 'slow and not notebook' -n 2 --dist loadscope "$@"
+    ;;
+  notebooks-test)
+    shift
+    cd "$root"
+    exec .venv/bin/python -m pytest -q -m notebook -n 2 --durations=0 "$@" tests/notebooks
     ;;
   *) exec "$venv/bin/rqjax" "$@" ;;
 esac

@@ -1,0 +1,81 @@
+"""Every notebook of launch/ from top to bottom on a CPU, as a reader runs it; `launch/local.sh notebooks-test`."""
+
+import base64
+import io
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[2]
+PLAY = pathlib.Path(__file__).parent / "play.py"
+pytestmark = [pytest.mark.slow, pytest.mark.notebook]
+
+
+class Played:
+    """What the cells of a notebook gave."""
+
+    def __init__(self, path: pathlib.Path):
+        book = json.loads(path.read_text())
+        self.cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        self.outputs = [output for cell in self.cells for output in cell["outputs"]]
+
+    def stream(self, name: str) -> str:
+        """All that was printed."""
+        return "".join("".join(x["text"]) for x in self.outputs if x["output_type"] == "stream" and x["name"] == name)
+
+    def shown(self, kind: str) -> list[str]:
+        """The contents of a kind that cells displayed."""
+        return ["".join(x["data"][kind]) for x in self.outputs if kind in x.get("data", {})]
+
+    def pictures(self) -> list[Image.Image]:
+        return [Image.open(io.BytesIO(base64.b64decode(content))) for content in self.shown("image/png")]
+
+
+def play(name: str, folder: pathlib.Path, python: str | pathlib.Path = sys.executable, **fields: object) -> Played:
+    """Runs launch/NAME.ipynb by an interpreter, with these form fields. Fails with what a failing cell said."""
+    words = [f"{field}={value!r}" for field, value in fields.items()]
+    command = [python, PLAY, ROOT / "launch" / f"{name}.ipynb", folder, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    played = Played(folder / "played.ipynb")
+    assert [cell["execution_count"] for cell in played.cells] == list(range(1, 1 + len(played.cells)))
+    return played
+
+
+def figures(text: str) -> dict[str, tuple[int, float]]:
+    """The bits and the PSNR of levels, by name, as a filmstrip prints them; the last ones of a name."""
+    return {name: (int(bits), float(psnr)) for name, bits, psnr in re.findall(r"(.*): (\d+) bits, ([\d.]+) dB", text)}
+
+
+def test_sample_rq(tmp_path):
+    played = play("sample_rq", tmp_path, SMALL=True)
+    said = played.stream("stdout")
+    assert played.stream("stderr") == ""
+    assert said.startswith("CPU; Python 3.")
+    # 4x4 positions, of which each depth costs log2(512) bits
+    assert {name: bits for name, (bits, _) in figures(said).items()} == {f"depth {d}": 144 * d for d in (1, 2, 3, 4)}
+    assert said.count("of the host") == 6  # two trainings, two draws, the filmstrip, the sweep
+    assert "runs/rqtransformer, 30 steps: " in said
+    assert len(played.pictures()) == 7
+    assert all(picture.width > 200 for picture in played.pictures())
+    assert [html.startswith('<img src="data:image/gif;base64,') for html in played.shown("text/html")] == [True]
+    assert (tmp_path / "samples.png").is_file()
+
+
+def test_sample_dq(tmp_path):
+    played = play("sample_dq", tmp_path, SMALL=True)
+    said = played.stream("stdout")
+    assert played.stream("stderr") == ""
+    found = figures(said)
+    # 16 regions with log2(2) bits each; half have one code, the others four, of log2(256) bits
+    assert {name: bits for name, (bits, _) in found.items()} == {"coarse": 16 + 8 * 8, "+ fine": 16 + 8 * 8 + 8 * 4 * 8}
+    assert found["coarse"][1] < found["+ fine"][1]
+    assert said.count("of the host") == 6
+    assert len(played.pictures()) == 7
+    assert [html.startswith('<img src="data:image/gif;base64,') for html in played.shown("text/html")] == [True]
+    assert (tmp_path / "coarse_to_fine.gif").is_file()

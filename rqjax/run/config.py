@@ -71,7 +71,8 @@ class Config:
         self._check_texts()
         if self.eval_every:
             self._check_validation()
-        if missing := sorted(self.stage.fields - self.data.fields):
+        latent = {"image"} if isinstance(self.stage, PredictConfig) and "latent" in self.data.fields else set()
+        if missing := sorted(self.stage.fields - latent - self.data.fields):
             raise InputError(
                 f"the stage reads the field {missing[0]!r} of a batch, and data.name={self.data.name} gives"
                 f" {', '.join(sorted(self.data.fields))}: choose data with it, or a model that does not read it"

@@ -213,7 +213,7 @@ def without_paths(config: Config) -> Config:
     """A configuration without the places of files, for others to read."""
     places = {path.rpartition(".")[2] for path in PATHS}
     own: dict[str, Any] = {field.name: "" for field in dataclasses.fields(config.stage) if field.name in places}
-    stage, data = dataclasses.replace(config.stage, **own), dataclasses.replace(config.data, path="")
+    stage, data = dataclasses.replace(config.stage, **own), dataclasses.replace(config.data, path="", vocabulary="")
     return dataclasses.replace(config, stage=stage, data=data, start_from="")
 
 

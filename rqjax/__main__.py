@@ -20,6 +20,7 @@ VERBS = {
     "train": "train one stage",
     "sample": "new images from a prior",
     "reconstruct": "images through a tokenizer and back",
+    "encode": "a set of images by a tokenizer, once, for priors to train on",
     "thresholds": "the entropy thresholds of a data set, for a DQ-VAE's router",
     "configs": "the configurations that are shipped, by name",
     "compile": "what a step would cost on a TPU slice, by its compiler and without the slice",

@@ -25,7 +25,8 @@ __all__ += ["PriorConfig", "StageConfig", "State", "Sums", "Tokenizer", "Tokeniz
 
 M = TypeVar("M")
 Batch = Mapping[str, Array]
-"""Arrays by name, one row for each image: `image` uint8 [b h w 3]; `label` int32 [b] and `text` int32 [b length] where
+"""Arrays by name, one row for each image: `image` uint8 [b h w 3], or what the tokenizer made of it before, `latent`
+[b h w c] (see Tokenizer.latents); `label` int32 [b] and `text` int32 [b length] where
 the data has them. Batches that fill up their last rows have `counts` bool [b] too, false where a row counts for
 nothing."""
 Metrics = dict[str, Float[Array, ""]]
@@ -113,6 +114,13 @@ class Tokenizer(Model, Protocol):
 
     def encode(self, image: Float[Array, "b height width 3"]) -> Codes: ...
 
+    def latents(self, image: Float[Array, "b height width 3"], *, vectors: bool) -> Array:
+        """All that a prior reads of images, as one array [b h w c] that stands for them in a batch: the `vectors`
+        before quantization in bfloat16, or codes. Raises InputError where there are none."""
+
+    def codes_of(self, batch: Batch) -> Codes:
+        """The codes of a batch, by its images in [-1, 1] or by its latents."""
+
     def keep_first(self, codes: Codes, rows: int, levels: int) -> Codes:
         """The codes of the first `rows` rows of positions, and of their first `levels`; -1 in the place of others."""
 
@@ -194,6 +202,10 @@ class PriorConfig(Protocol):
 
     @property
     def condition(self) -> Condition: ...
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether training reads a tokenizer's vectors before quantization, and not codes alone."""
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -1,20 +1,13 @@
 """Encoded bytes to pixels: decode to RGB, scale, crop, flip."""
 
 import contextlib
-import dataclasses
-import functools
 import io
 import re
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-
-from rqjax.errors import InputError, RunError, printable
-from rqjax.files import patiently
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 Square = UInt8[np.ndarray, "{size} {size} 3"]  # of the argument `size`
@@ -25,7 +18,6 @@ LARGE = 2**25
 """Pixels from which one image at a time is decoded, since a few bytes may stand for a gigabyte of pixels."""
 LEAST_SIDE, LONGEST = 4, 64
 """An image with fewer pixels on a side is not enlarged, and none that is so many times longer than it is high."""
-GIVE_UP = 100  # unreadable images in a row
 _one_at_a_time = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -144,78 +136,3 @@ def flip(image: Pixels, generator: np.random.Generator) -> Pixels:
 def reason_of(error: Exception) -> str:
     """A decoder's error in one line, the same at every start."""
     return " ".join(re.sub(r"<_io.BytesIO object at \w+>", "its bytes", f"{type(error).__name__}: {error}").split())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Loader:
-    """From an index to {"image": uint8 [size size 3], "label", "index", "corrupt": {name: reason}}, and "text" where
-    `captions` makes token ids of a caption.
-
-    A damaged file raises InputError if `on_corrupt` is "stop". Else the next readable one in the order of the source
-    takes its place, or with `replace` false the element has nothing but "corrupt". An image smaller than the crop
-    always raises InputError, since a wrong configuration is no damage. Errors of the machine that may pass are no
-    damage either: they raise RunError if they stay, so that a batch never depends on them.
-    """
-
-    source: Any
-    size: int
-    side: int
-    draft: int
-    resample: str
-    crop: str
-    min_scale: float
-    mirror: bool
-    on_corrupt: str
-    replace: bool
-    captions: Callable[[str, np.random.Generator], Int[np.ndarray, "length"]] | None = None
-
-    def __call__(self, wanted: int, generator: np.random.Generator) -> dict[str, Any]:
-        index, image, record, corrupt = self._first_readable(wanted)
-        if image is None:
-            return {"corrupt": corrupt}
-        if min(image.shape[:2]) < self.size:
-            height, width = image.shape[:2]
-            raise InputError(
-                f"{self.source.name(index)} is {width}x{height}, smaller than the {self.size}x{self.size} crop:"
-                f" set data.resize={self.size} to enlarge such images, or lower data.size"
-            )
-        image = self._crop(image, generator)
-        image = flip(image, generator) if self.mirror else image
-        # last of all, so that crops are the same without captions
-        text = {"text": self.captions(record["caption"], generator)} if self.captions else {}
-        label = np.int32(record["label"])
-        return {"image": image, "label": label, "index": np.int32(index), "corrupt": corrupt} | text
-
-    def _first_readable(self, wanted: int) -> tuple[int, Pixels | None, dict[str, Any], dict[str, str]]:
-        corrupt: dict[str, str] = {}
-        for index in range(wanted, wanted + min(len(self.source), GIVE_UP)):
-            index %= len(self.source)
-            name = self.source.name(index)
-            try:
-                return index, *patiently(functools.partial(self._read, index), printable(name)), corrupt
-            except RunError:
-                raise
-            except Exception as error:  # decoders raise nearly everything on damaged bytes
-                reason = reason_of(error)
-                if self.on_corrupt == "stop":
-                    raise InputError(
-                        f"{name} cannot be read ({reason}): mend it, or set data.on_corrupt=skip"
-                    ) from error
-                corrupt[name] = reason
-            if not self.replace:
-                return index, None, {}, corrupt
-        name, reason = next(iter(corrupt.items()))
-        raise InputError(
-            f"{len(corrupt)} images in a row cannot be read, the first {name} ({reason}): look at the files"
-        )
-
-    def _read(self, index: int) -> tuple[Pixels, dict[str, Any]]:
-        record = self.source[index]
-        return pixels(record["image"], self.side, self.resample, self.draft), record
-
-    def _crop(self, image: Pixels, generator: np.random.Generator) -> np.ndarray:
-        if self.crop == "random":
-            return random_crop(image, self.size, generator)
-        if self.crop == "random_resized":
-            return random_resized_crop(image, self.size, generator, self.min_scale, self.resample)
-        return center_crop(image, self.size)

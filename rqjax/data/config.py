@@ -13,7 +13,7 @@ from rqjax.data.tars import Tars
 from rqjax.data.tfds import Prepared
 from rqjax.errors import InputError
 
-NAMES = ("fashion_mnist", "folder", "captions", "tars", "tfds", "synthetic")
+NAMES = ("fashion_mnist", "folder", "captions", "tars", "tfds", "latents", "synthetic")
 OF_FILES = ("folder", "captions", "tars")
 """Sets that lie in files of the user's, at `path`, which may be a prepared set instead."""
 CROPS = ("random", "center", "random_resized")
@@ -26,9 +26,11 @@ class DataConfig:
     A run that trains says all of it; the defaults neither scale, crop at random nor mirror.
     """
 
-    # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), tfds, synthetic
+    # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), tfds, synthetic;
+    # latents (a set of rqjax encode, for a prior: nothing is scaled, cropped or mirrored)
     name: str = "fashion_mnist"
-    # folder, captions, tars: its place, or a set of launch/prepare.py. tfds: data_dir, or dataset_info.json's folder
+    # folder, captions, tars: its place, or a set of launch/prepare.py; latents: one of rqjax encode. tfds: data_dir, or
+    # dataset_info.json's folder
     path: str = ""
     dataset: str = ""  # tfds: its name, "imagenet2012" or "celeb_a:2.1.0"
     split: str = "train"  # train, test, validation, all; tfds: any of its split expressions
@@ -55,7 +57,8 @@ class DataConfig:
     @property
     def fields(self) -> frozenset[str]:
         """The fields of a batch that this data gives to a step."""
-        return frozenset({"image", "label"} | ({"text"} if self.text_length else set()))
+        found = "latent" if self.name == "latents" else "image"
+        return frozenset({found, "label"} | ({"text"} if self.text_length else set()))
 
     def check(self) -> None:
         """Raises InputError for a value that no source can serve."""
@@ -77,8 +80,8 @@ class DataConfig:
             raise InputError(
                 f"data.holdout={self.holdout} and data.min_scale={self.min_scale}: expected [0, 1) and (0, 1]"
             )
-        if self.name in OF_FILES and not self.path:
-            raise InputError(f"data.name={self.name} without data.path: give the folder of images")
+        if self.name in (*OF_FILES, "latents") and not self.path:
+            raise InputError(f"data.name={self.name} without data.path: give its folder")
         if self.text_length and not self.vocabulary:
             raise InputError(
                 f"data.text_length={self.text_length} without data.vocabulary: give a folder with vocab.json and"
@@ -101,8 +104,8 @@ def open_source(config: DataConfig) -> Source:
 
 
 def _open(config: DataConfig) -> Source:
-    if config.name in OF_FILES and is_prepared(config.path):
-        return Records(config.path, config.split)
+    if config.name == "latents" or (config.name in OF_FILES and is_prepared(config.path)):
+        return _records(config)
     if config.name == "folder":
         return Folder(config.path, config.split, config.holdout, config.synsets)
     if config.name == "captions":
@@ -118,3 +121,13 @@ def _open(config: DataConfig) -> Source:
         scaled = [augment.pixels(image, config.resize, config.filter)[..., :1] for image in embedded.image]
         embedded.image = np.stack(scaled)
     return embedded
+
+
+def _records(config: DataConfig) -> Records:
+    if not is_prepared(config.path):
+        raise InputError(f"data.path {config.path!r} holds no latents: expected a folder that `rqjax encode` made")
+    records = Records(config.path, config.split)
+    if (records.latents is not None) != (config.name == "latents"):
+        found, name = ("images", "folder") if records.latents is None else ("latents", "latents")
+        raise InputError(f"data.name={config.name}, and {config.path} holds {found}: set data.name={name}")
+    return records

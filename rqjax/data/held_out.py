@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rqjax.data.config import DataConfig, open_source
 from rqjax.data.pipeline import indices, loader, read_options
 from rqjax.data.placing import placing
+from rqjax.data.records import Records
 
 
 class HeldOut:
@@ -51,5 +52,7 @@ class HeldOut:
         size = self._config.size
         empty = {"image": np.zeros((size, size, 3), np.uint8), "label": np.int32(0)}
         empty |= {"text": np.zeros(self._config.text_length, np.int32)}
+        if isinstance(self._source, Records) and self._source.latents is not None:
+            empty["latent"] = self._source.latents.nothing()
         row = {name: found.get(name, empty[name]) for name in sorted(self._config.fields)}
-        return row | {"counts": np.bool_("image" in found)}
+        return row | {"counts": np.bool_("index" in found)}

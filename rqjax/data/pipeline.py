@@ -10,8 +10,8 @@ from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from rqjax.data import augment
 from rqjax.data.config import DataConfig, open_source
+from rqjax.data.loader import ImageLoader, LatentLoader, Loader
 from rqjax.data.placing import placing
 from rqjax.data.sources import Source
 from rqjax.data.text import Vocabulary
@@ -109,11 +109,16 @@ def loader(
     flip: bool,
     replace: bool = True,
     text_dropout: float = 0.0,
-) -> augment.Loader:
-    """From an index of `source` to an example, cropped as `crop` says; see augment.Loader."""
+) -> Loader:
+    """From an index of `source` to an example, cropped as `crop` says; see Loader."""
+    captions = _Captions(config, text_dropout) if config.text_length else None
+    if config.name == "latents":
+        return LatentLoader(
+            source=source, drawn=replace, on_corrupt=config.on_corrupt, replace=replace, captions=captions
+        )
     from_original = crop == "random_resized"
     side = config.resize or (config.size if config.crop == "random_resized" else 0)
-    return augment.Loader(
+    return ImageLoader(
         source=source,
         size=config.size,
         side=0 if from_original else side,
@@ -125,7 +130,7 @@ def loader(
         mirror=flip,
         on_corrupt=config.on_corrupt,
         replace=replace,
-        captions=_Captions(config, text_dropout) if config.text_length else None,
+        captions=captions,
     )
 
 
@@ -187,6 +192,6 @@ def _copy(batch: dict[str, Any]) -> dict[str, Any]:
 
 def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     corrupt = {name: reason for row in rows for name, reason in row["corrupt"].items()}
-    found = [row for row in rows if "image" in row]
+    found = [row for row in rows if "index" in row]
     names = found[0].keys() - {"corrupt"} if found else ()
     return {"corrupt": corrupt} | {name: np.stack([row[name] for row in found]) for name in sorted(names)}

@@ -1,7 +1,7 @@
 """Images as a few large files that are read by index: ArrayRecord shards, and a manifest that says what is in them.
 
 A record is four bytes (little endian), the length of a head; the head, JSON with what is known of an image: "label",
-"caption", "name"; then the image, encoded as it came.
+"caption", "name"; then the image, encoded as it came, or what a tokenizer made of it (Latents).
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rqjax.data.latents import Latents
 from rqjax.data.sources import HELD_OUT, NoSplitError, Record
 from rqjax.errors import InputError, RunError
 from rqjax.files import read_regular
@@ -42,13 +43,15 @@ class Shard:
 class Manifest:
     """A prepared set: the names of its classes, whether images have captions, and the shards of each split.
 
-    `left_out` are the images that could not be read when it was made: {name: reason}.
+    `left_out` are the images that could not be read when it was made: {name: reason}. `latents` stand in the place of
+    images, if they are there.
     """
 
     classes: tuple[str, ...]
     captioned: bool
     splits: Mapping[str, tuple[Shard, ...]]
     left_out: Mapping[str, str]
+    latents: Latents | None = None
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "Manifest":
@@ -60,7 +63,8 @@ class Manifest:
                 raise InputError(f"{path} is of version {stored['version']}: expected {VERSION}; take a newer rqjax")
             splits = {str(name): tuple(_shard(x) for x in shards) for name, shards in stored["splits"].items()}
             names = tuple(map(str, stored["classes"]))
-            manifest = cls(names, bool(stored["captioned"]), splits, dict(stored["left_out"]))
+            latents = Latents.parsed(stored["latents"]) if stored.get("latents") else None
+            manifest = cls(names, bool(stored["captioned"]), splits, dict(stored["left_out"]), latents)
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -140,12 +144,13 @@ def is_prepared(path: str) -> bool:
 class Records:
     """A split of a prepared set: "all", or one of its manifest; "test" and "validation" stand for each other.
 
+    Records of latents have "latent", [views h w c], in the place of "image".
     Raises InputError for a manifest that is damaged or disagrees with the files, and NoSplitError for a split that the
     set does not have. A shard that turns out to hold another number of records ends the run that reads it (RunError).
     """
 
     def __init__(self, path: str, split: str):
-        self.folder, self.split = pathlib.Path(path).expanduser(), split
+        self.folder = pathlib.Path(path).expanduser()
         manifest = Manifest.read(self.folder)
         names = list(manifest.splits) if split == "all" else HELD_OUT.get(split, (split,))
         names = [name for name in names if name in manifest.splits]
@@ -154,10 +159,11 @@ class Records:
                 f"{self.folder} has no split {split!r}: choose data.split from {', '.join(manifest.splits)}"
             )
         chosen = names if split == "all" else names[:1]
+        self.split = split if split == "all" else names[0]
         self.shards = [shard for name in chosen for shard in manifest.splits[name] if shard.count]
         if not self.shards:
             raise NoSplitError(f"split {split!r} of {self.folder} is empty: choose another data.split")
-        self.classes, self.captioned = manifest.classes, manifest.captioned
+        self.classes, self.captioned, self.latents = manifest.classes, manifest.captioned, manifest.latents
         self.left_out: dict[str, str] = {}
         self._ends = np.cumsum([shard.count for shard in self.shards])
         self._readers: dict[int, Any] = {}
@@ -169,7 +175,8 @@ class Records:
     def __getitem__(self, index: int) -> Record:
         k = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[k]) - self.shards[k].count
-        return unpack(self._reader(k).read([int(index) - first])[0])
+        fields = unpack(self._reader(k).read([int(index) - first])[0])
+        return fields if self.latents is None else fields | {"latent": self.latents.views_of(fields.pop("image"))}
 
     def name(self, index: int) -> str:
         return f"{self.folder}/{self.split}[{index}]"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from rqjax.dq.grains import GrainEncoder, PatchGrainEncoder
 from rqjax.dq.router import ACTIVATIONS, FeatureRouter
 from rqjax.errors import InputError
 from rqjax.quantize import dynamic
-from rqjax.quantize.entropy import BINS, patch_entropy
+from rqjax.quantize.entropy import BINS, patch_entropy, read_thresholds, threshold_for
 from rqjax.quantize.pytree import pytree
 
 ROUTERS = ("feature", "entropy", "checkerboard")
@@ -37,6 +38,28 @@ class RoutingConfig:
     activation: str = "silu"  # between them
     entropy_bins: str = "0_1"  # "0_1" as in the published model and threshold tables, "-1_1" for new ones
     thresholds: tuple[float, ...] = ()  # ascending; () unless the entropy router goes by thresholds
+    thresholds_path: str = ""  # a table of `rqjax thresholds`: a start takes `thresholds` for `ratios` from it
+
+    def with_thresholds(self, patch: int) -> "RoutingConfig":
+        """With the thresholds for its ratios by the table at thresholds_path, if it has one, and without the path.
+
+        `patch` is the side of a coarse region, in pixels. Raises InputError for a router that goes by no thresholds,
+        and for a table that cannot be read, or is of other bins or patches.
+        """
+        if not self.thresholds_path:
+            return self
+        if self.router != "entropy" or self.exact_ratio:
+            raise InputError(
+                f"thresholds_path={self.thresholds_path} with router={self.router} and exact_ratio={self.exact_ratio}:"
+                " set router=entropy and exact_ratio=false, or leave it out"
+            )
+        try:
+            table = read_thresholds(pathlib.Path(self.thresholds_path).expanduser(), self.entropy_bins, patch)
+            # regions above a threshold have its grain or a finer one
+            cuts = [threshold_for(table, sum(self.ratios[k:])) for k in range(len(self.ratios))]
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        return dataclasses.replace(self, thresholds=tuple(cuts), thresholds_path="")
 
     def check(self, grids: tuple[int, ...], channels: int) -> None:
         """Raises InputError for values that route nothing on these grids, or features of these channels."""
@@ -62,6 +85,8 @@ class RoutingConfig:
         one_of(BINS, entropy_bins=self.entropy_bins)
         wanted = finer if self.router == "entropy" and not self.exact_ratio else 0
         ascending = list(self.thresholds) == sorted(self.thresholds) and not any(map(math.isnan, self.thresholds))
+        if self.thresholds_path:
+            raise InputError(f"thresholds_path={self.thresholds_path} is not read yet: see with_thresholds()")
         if len(self.thresholds) != wanted or not ascending:
             raise InputError(f"thresholds are {self.thresholds}: expected {wanted} here, in ascending order")
         if self.router == "entropy" and self.budget_weight:

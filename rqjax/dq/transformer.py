@@ -41,6 +41,7 @@ class DQTransformerConfig(NetworkConfig):
     position_loss_weight: float = 1.0  # of the cross-entropy of positions
     content_loss_weight: float = 1.0  # of the cross-entropy of codes
     streams = sample.STREAMS
+    reads_vectors = False
 
     def check(self) -> None:
         """Raises InputError for values that make no model."""
@@ -125,8 +126,10 @@ class DQTransformer:
     def loss(
         self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The loss of a batch, with images in [-1, 1], for a frozen tokenizer, and metrics; dropout if `train`."""
-        codes = jax.lax.stop_gradient(tokenizer.encode(batch["image"]))
+        """The loss of a batch, with images in [-1, 1] or latents, for a frozen tokenizer, and metrics; dropout if
+        `train`.
+        """
+        codes = jax.lax.stop_gradient(tokenizer.codes_of(batch))
         labels, counts = labels_of(batch, self.condition.field), batch.get("counts")
         return self.loss_from_codes(codes, labels, key if train else None, counts)
 

@@ -15,7 +15,7 @@ from rqjax.dq.picture import grain_map
 from rqjax.dq.router import NAMES
 from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
-from rqjax.interface import Forward, Metrics
+from rqjax.interface import Batch, Forward, Metrics
 from rqjax.nets.autoencoder import LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
@@ -230,6 +230,18 @@ class DQVAE:
         """The codes and grains of an image."""
         quantized, grain = self.quantize(image)
         return Codes(codes=quantized.codes, grain=grain)
+
+    def latents(self, image: Float[Array, "b height width 3"], *, vectors: bool) -> Int[Array, "b H W 2"]:
+        """The code of each cell of an image and its grain. Raises InputError for `vectors`, which no prior reads."""
+        if vectors:
+            raise InputError("a DQ-VAE's vectors are no latents, since its priors read codes: ask for codes")
+        return dynamic.packed(self.encode(image))
+
+    def codes_of(self, batch: Batch) -> Codes:
+        """The codes of a batch's images in [-1, 1], or of its latents."""
+        if "latent" not in batch:
+            return self.encode(batch["image"])
+        return dynamic.unpacked(batch["latent"].astype(jnp.int32), self.config.grids[0])
 
     @property
     def levels(self) -> int:

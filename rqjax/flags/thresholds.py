@@ -1,6 +1,8 @@
 """The entropy thresholds of a data set, for DQ-VAEs whose router goes by thresholds.
 
 `rqjax thresholds --images FOLDER --size 256 --patch 16 --bins=-1_1 --out thresholds.json`
+
+A configuration reads them by --config.stage.model.routing.thresholds_path=thresholds.json.
 """
 
 import functools

@@ -109,7 +109,7 @@ def check_dropout(condition: AnyCondition, rate: float) -> None:
 
 def labels_of(batch: Mapping[str, Array], field: str | None) -> Int[Array, "b ..."]:
     """The values of a condition's `field` in a batch; without one a zero for each image."""
-    return batch[field] if field else jnp.zeros(len(batch["image"]), jnp.int32)
+    return batch[field] if field else jnp.zeros(len(next(iter(batch.values()))), jnp.int32)
 
 
 def check_range(name: str, values: Array | np.ndarray, size: int) -> None:

@@ -12,7 +12,19 @@ from rqjax.errors import InputError, Interrupted, RunError
 from rqjax.flags import configuration
 from rqjax.flags.train import FLAGS, PRINT_CONFIG, PROFILE, WORKDIR
 from rqjax.interface import Stage, State
-from rqjax.run import agreement, config_file, devices, fields, follow, frozen, hosts, profile, training_step, words
+from rqjax.run import (
+    agreement,
+    config_file,
+    devices,
+    fields,
+    follow,
+    frozen,
+    hosts,
+    latents,
+    profile,
+    training_step,
+    words,
+)
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import Dataset
 from rqjax.run.ledger import Ledger
@@ -81,6 +93,7 @@ def train(
         config.check()
         frozen.check(config, workdir)
         source, vocabulary = data.open_source(config.data), words.of(config)
+        latents.check(config, workdir, source)
         config = config if given is None else follow.classes(config, workdir, source.classes, given)
         follow.check_classes(config, workdir, source.classes)
         stage = config.stage.build(config.steps)

@@ -22,6 +22,19 @@ class Codes:
     grain: Int[Array, "b h w"]  # 0 = coarse
 
 
+def packed(codes: Codes) -> Int[Array, "b H W 2"]:
+    """The code and the grain of each cell of the finest grid, as one array."""
+    size, regions = codes.codes.shape[1], codes.grain.shape[1]
+    grain = repeat(codes.grain, "b h w -> b (h r) (w s)", r=size // regions, s=size // regions)
+    return jnp.stack([codes.codes, grain], axis=-1)
+
+
+def unpacked(cells: Int[Array, "b H W 2"], regions: int) -> Codes:
+    """The codes of packed() cells, for a grid of `regions` x `regions` regions."""
+    every = cells.shape[1] // regions
+    return Codes(codes=cells[..., 0], grain=cells[:, ::every, ::every, 1])
+
+
 def first_best(logits: Float[Array, "b h w grains"]) -> Int[Array, "b h w"]:
     """The grain of the highest logit; of equal ones the coarser."""
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)

@@ -47,6 +47,11 @@ class RQTransformerConfig(NetworkConfig):
         """The depths, each of which may draw in its own way."""
         return tuple(f"depth {d + 1}" for d in range(self.depth))
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether training reads the vectors of images before quantization, and not their codes alone."""
+        return self.target == "soft" or self.stochastic
+
     def check(self) -> None:
         """Raises InputError for values that make no model."""
         names = ("code_shape", "depth", "codebook_size", "dim", "input_dim", "body_heads", "head_heads", "loss_chunk")
@@ -98,7 +103,7 @@ class RQTransformerConfig(NetworkConfig):
             mine = self.sizes if name == "codebook_size" else getattr(self, name)
             if (tuple(mine) if isinstance(value, tuple) else mine) != value:
                 raise InputError(f"the prior's {name} is {mine}, the tokenizer has {value}: make them equal")
-        if not theirs.soft and (self.target == "soft" or self.stochastic):
+        if not theirs.soft and self.reads_vectors:
             raise InputError(
                 f"target={self.target} and stochastic={self.stochastic} with a tokenizer of kind {theirs.kind}, which"
                 " has no soft codes: set target=hard and stochastic=false"
@@ -135,18 +140,20 @@ class RQTransformer:
     def loss(
         self, tokenizer: RQVAE, batch: Batch, key: Key[Array, ""], train: bool
     ) -> tuple[Float[Array, ""], Metrics]:
-        """The weighted loss of a batch with images in [-1, 1], and metrics. Dropout if `train`.
+        """The weighted loss of a batch with images in [-1, 1], or with latents, and metrics. Dropout if `train`.
 
         Soft targets are computed again from residuals for a few positions at a time: they are never held for a whole
         batch. The codes that the network reads are drawn from them, if the model is stochastic (section 3.2.3).
         """
-        c, image, quantizer = self.config, batch["image"], tokenizer.quantizer
+        c, quantizer = self.config, tokenizer.quantizer
         labels, counts = labels_of(batch, self.condition.field), batch.get("counts")
         draw, drop = jax.random.split(key)
         drop = drop if train else None
-        if c.target == "hard" and not c.stochastic:
-            return self.loss_from_codes(quantizer, tokenizer.encode(image), labels, None, drop, counts)
-        codes, residuals = tokenizer.sample_codes(image, draw, c.temperature, c.stochastic, c.loss_chunk)
+        if not c.reads_vectors:
+            return self.loss_from_codes(quantizer, tokenizer.codes_of(batch), labels, None, drop, counts)
+        ready = "latent" in batch
+        vectors = batch["latent"].astype(jnp.float32) if ready else tokenizer.vectors_of(batch["image"])
+        codes, residuals = tokenizer.draw_codes(vectors, draw, c.temperature, c.stochastic, c.loss_chunk)
         soft = soft_codes(quantizer, residuals, c.temperature) if c.target == "soft" else None
         return self.loss_from_codes(quantizer, codes, labels, soft, drop, counts)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
-from rqjax.interface import Forward, Quantized
+from rqjax.interface import Batch, Forward, Quantized
 from rqjax.nets.autoencoder import Decoder, Encoder, LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
@@ -153,7 +153,7 @@ class RQVAE:
         )
 
     def _quantize(self, image: Array, key: Key[Array, ""], *, train: bool) -> tuple[Quantized, ResidualQuantizer]:
-        return self.quantizer.encode(self._fold(self.latent(image)), key, train)
+        return self.quantizer.encode(self.vectors_of(image), key, train)
 
     def _fold(self, z: Float[Array, "b height width dim"]) -> Float[Array, "b h w folded"]:
         """The latent map on the grid of codes: the vectors of a window become one."""
@@ -173,6 +173,10 @@ class RQVAE:
         self.config.check_size(*image.shape[1:3])
         return self.network.quant_conv(self.network.encoder(image))
 
+    def vectors_of(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w folded"]:
+        """The vectors of an image before quantization, on the grid of codes."""
+        return self._fold(self.latent(image))
+
     def quantize(self, image: Float[Array, "b height width 3"]) -> Quantized:
         """The quantizer's result for an image in evaluation mode, on the grid of codes."""
         return self._quantize(image, jax.random.key(0), train=False)[0]  # evaluation draws nothing
@@ -180,6 +184,19 @@ class RQVAE:
     def encode(self, image: Float[Array, "b height width 3"]) -> Int[Array, "b h w depth"]:
         """The codes of an image."""
         return self.quantize(image).codes
+
+    def latents(self, image: Float[Array, "b height width 3"], *, vectors: bool) -> Array:
+        """The vectors of an image before quantization in bfloat16, [b h w folded], or its codes, [b h w depth]."""
+        return self.vectors_of(image).astype(jnp.bfloat16) if vectors else self.encode(image)
+
+    def codes_of(self, batch: Batch) -> Int[Array, "b h w depth"]:
+        """The codes of a batch's images in [-1, 1], or of its latents."""
+        if "latent" not in batch:
+            return self.encode(batch["image"])
+        if jnp.issubdtype(batch["latent"].dtype, jnp.integer):
+            return batch["latent"].astype(jnp.int32)
+        vectors = batch["latent"].astype(jnp.float32)
+        return self.quantizer.encode(vectors, jax.random.key(0), False)[0].codes  # evaluation draws nothing
 
     @property
     def levels(self) -> int:
@@ -239,12 +256,22 @@ class RQVAE:
         stochastic: bool,
         chunk: int = 8,
     ) -> tuple[Int[Array, "b h w depth"], Float[Array, "b h w depth dim"]]:
-        """Codes drawn from the soft codes of an image, and the residuals they were drawn for (section 3.2.3).
+        """Codes drawn from the soft codes of an image, and the residuals they were drawn for; see draw_codes."""
+        return self.draw_codes(self.vectors_of(image), key, temperature, stochastic, chunk)
+
+    def draw_codes(
+        self,
+        z: Float[Array, "b h w folded"],
+        key: Key[Array, ""],
+        temperature: float | Scalar,
+        stochastic: bool,
+        chunk: int = 8,
+    ) -> tuple[Int[Array, "b h w depth"], Float[Array, "b h w depth dim"]]:
+        """Codes drawn from the soft codes of vectors_of() an image, and their residuals (section 3.2.3).
 
         At most `chunk` positions of an image are looked at together, which changes no result. The quantizer must have
         soft codes: priors check it.
         """
-        z = self._fold(self.latent(image))
         vectors = rearrange(z, "b h w d -> b (h w) d")
         codes, residuals = self.quantizer.draw(vectors, key, temperature, stochastic, chunk)
         codes = rearrange(codes, "b (h w) depth -> b h w depth", h=z.shape[1])

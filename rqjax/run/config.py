@@ -71,7 +71,8 @@ class Config:
         self._check_texts()
         if self.eval_every:
             self._check_validation()
-        if missing := sorted(self.stage.fields - self.data.fields):
+        latent = {"image"} if isinstance(self.stage, PredictConfig) and "latent" in self.data.fields else set()
+        if missing := sorted(self.stage.fields - latent - self.data.fields):
             raise InputError(
                 f"the stage reads the field {missing[0]!r} of a batch, and data.name={self.data.name} gives"
                 f" {', '.join(sorted(self.data.fields))}: choose data with it, or a model that does not read it"
@@ -212,7 +213,7 @@ def without_paths(config: Config) -> Config:
     """A configuration without the places of files, for others to read."""
     places = {path.rpartition(".")[2] for path in PATHS}
     own: dict[str, Any] = {field.name: "" for field in dataclasses.fields(config.stage) if field.name in places}
-    stage, data = dataclasses.replace(config.stage, **own), dataclasses.replace(config.data, path="")
+    stage, data = dataclasses.replace(config.stage, **own), dataclasses.replace(config.data, path="", vocabulary="")
     return dataclasses.replace(config, stage=stage, data=data, start_from="")
 
 

@@ -7,6 +7,7 @@ import runpy
 import traceback
 from typing import Any
 
+from rqjax.dq.vae import GrainConfig
 from rqjax.errors import InputError
 from rqjax.flags.configuration import Asked
 from rqjax.run import fields
@@ -18,13 +19,16 @@ def load(asked: Asked) -> Config:
     """The configuration that a command line asks for, with the fields that it sets.
 
     Raises InputError for names that don't exist, for a file that is no configuration, with its line, and for fields
-    that don't exist or don't take their values.
+    that don't exist or don't take their values. Thresholds come from a table where a field names one.
     """
     path, variant = _find(asked.name)
     config = _made_by(path, variant)
     for field in asked.fields:
         name, equals, word = field.partition("=")
         fields.assign(config, name, word if equals else None)
+    model = config.stage.model
+    if isinstance(model, GrainConfig) and model.routing.thresholds_path:
+        model.routing = model.routing.with_thresholds(model.resolution // max(model.grids[0], 1))
     return config
 
 

@@ -120,10 +120,9 @@ class Predict:
         c, tokenizer, trained = self.config, frozen["tokenizer"], state.model.trained
 
         def loss(trained: PyTree[Array], micro: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
-            floats = {**micro, "image": to_float(micro["image"])}
-            return state.model.with_trained(trained).loss(tokenizer, floats, key, train=True)
+            return state.model.with_trained(trained).loss(tokenizer, _floats(micro), key, train=True)
 
-        read = {name: x for name, x in batch.items() if name in c.fields}
+        read = {name: x for name, x in batch.items() if name in c.fields | {"latent"}}
         grads, metrics = accumulated(loss, c.accumulate, trained, read, key)
         trained, optimizer = self.optimizer.update(grads, state.optimizer, trained)
         model = state.model.with_trained(trained)
@@ -142,11 +141,16 @@ class Predict:
 
     def evaluate(self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]) -> Sums:
         """The losses, by the batch's mean times the images that count; no dropout, and the codes drawn by `key`."""
-        model, read = state.model if state.ema is None else state.ema, self.config.fields | {"counts"}
-        floats = {name: to_float(x) if name == "image" else x for name, x in batch.items() if name in read}
-        metrics = model.loss(frozen["tokenizer"], floats, key, train=False)[1]
+        model, read = state.model if state.ema is None else state.ema, self.config.fields | {"latent", "counts"}
+        own = {name: x for name, x in batch.items() if name in read}
+        metrics = model.loss(frozen["tokenizer"], _floats(own), key, train=False)[1]
         images = jnp.sum(batch["counts"].astype(jnp.float32))
         return {"images": images} | {name: images * x for name, x in metrics.items() if "loss" in name}
+
+
+def _floats(batch: Batch) -> Batch:
+    """A batch whose images, if it has any, are in [-1, 1]."""
+    return {name: to_float(x) if name == "image" else x for name, x in batch.items()}
 
 
 def accumulated(

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rqjax.data import augment
+from rqjax.data.loader import ImageLoader
 from rqjax.data.pipeline import DataConfig, batches, examples, rows_of_batches
 from rqjax.errors import InputError, RunError
 from rqjax.files import PAUSES
@@ -175,7 +176,7 @@ class Failing:
 
 def loaded(source: Failing) -> dict:
     given = {"size": 8, "side": 0, "draft": 0, "resample": "bilinear", "crop": "center", "min_scale": 1.0}
-    load = augment.Loader(source=source, mirror=False, on_corrupt="skip", replace=True, **given)
+    load = ImageLoader(source=source, mirror=False, on_corrupt="skip", replace=True, **given)
     return load(0, np.random.default_rng(0))
 
 

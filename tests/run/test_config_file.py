@@ -1,11 +1,13 @@
 """Configurations as a command line names them, and one line for whatever is wrong with one."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
 from rqjax.errors import InputError
 from rqjax.flags.configuration import Asked, spelled
+from rqjax.quantize.entropy import write_thresholds
 from rqjax.run import config_file
 from rqjax.run.config import load_file
 
@@ -81,6 +83,28 @@ def test_fields_are_set_by_words():
     assert config.stage.model.quantizer.levels == (8, 5, 5)
     assert config.stage.model.code_shape == (2, 2)
     assert config_file.load(Asked("quickstart:rqtransformer", ("stage.tokenizer=none",))).stage.tokenizer is None
+
+
+@pytest.mark.parametrize(("ratios", "wanted"), [((0.5,), (0.5,)), ((0.3, 0.2), (0.5, 0.8))])
+def test_thresholds_come_from_the_table_that_a_field_names(tmp_path, ratios, wanted):
+    table = tmp_path / "table.json"
+    write_thresholds(table, {k: k / 100 for k in range(1, 100)}, "-1_1", 8)
+    routing = {"router": "entropy", "exact_ratio": "false", "thresholds_path": table}
+    fields = tuple(f"stage.model.routing.{name}={value}" for name, value in routing.items())
+    config = config_file.load(Asked("quickstart:dqvae", fields))
+    config.check()
+    assert (config.stage.model.routing.thresholds, config.stage.model.routing.thresholds_path) == ((0.5,), "")
+    of_grains = dataclasses.replace(config.stage.model.routing, ratios=ratios, thresholds_path=str(table))
+    assert of_grains.with_thresholds(8).thresholds == pytest.approx(wanted)
+    with pytest.raises(InputError, match="is not read yet"):
+        of_grains.check((2, 4, 8)[: len(ratios) + 1], 32)
+    with pytest.raises(InputError, match="computed with bins -1_1 and patches of 8, the model uses bins 0_1"):
+        config_file.load(Asked("quickstart:dqvae", (*fields, "stage.model.routing.entropy_bins=0_1")))
+    with pytest.raises(InputError, match="set router=entropy and exact_ratio=false"):
+        config_file.load(Asked("quickstart:dqvae", fields[-1:]))
+    table.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        config_file.load(Asked("quickstart:dqvae", fields))
 
 
 WRONG = {

@@ -7,6 +7,7 @@ import jax
 
 from rqjax.api.animation import Animation
 from rqjax.api.batches import MOST, Batches
+from rqjax.api.classifier import LoadedClassifier
 from rqjax.api.filmstrip import Filmstrip
 from rqjax.api.loaded import LoadedModel, LoadedTokenizer
 from rqjax.api.measured import measured
@@ -18,7 +19,17 @@ from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig
 
-__all__ = ["Animation", "Filmstrip", "LoadedModel", "LoadedPrior", "LoadedTokenizer", "Pictures", "load", "measured"]
+__all__ = [
+    "Animation",
+    "Filmstrip",
+    "LoadedClassifier",
+    "LoadedModel",
+    "LoadedPrior",
+    "LoadedTokenizer",
+    "Pictures",
+    "load",
+    "measured",
+]
 
 
 def load(
@@ -29,7 +40,7 @@ def load(
     batch: int = MOST,
     devices: Sequence[jax.Device] | None = None,
     dtype: str | None = None,
-) -> LoadedTokenizer | LoadedPrior | LoadedModel:
+) -> LoadedTokenizer | LoadedPrior | LoadedClassifier:
     """See rqjax.load."""
     hosts.quieten_libtpu()
     run, batches = Run.open(path), Batches.over(devices, batch)
@@ -41,7 +52,7 @@ def load(
         if dtype is not None:
             kind = type(stage.model).__name__
             raise InputError(f"dtype is {dtype!r}, and {run.path} holds a {kind}: it is for priors, leave it out")
-        kind = LoadedTokenizer if isinstance(stage, AutoencodeConfig) else LoadedModel
+        kind = LoadedTokenizer if isinstance(stage, AutoencodeConfig) else LoadedClassifier
         loaded = kind(run, batches, ema=ema)
     _ = loaded.model  # read now, so that a damaged file is told of here
     return loaded

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from rqjax.api.inputs import FoundCodes
@@ -28,13 +28,16 @@ class Pictures:
     codes: FoundCodes | None = None  # as the tokenizer's encode() gives them
     labels: Int[np.ndarray, "n"] | None = None  # their classes, 0 if there are none; no texts have any
     rows: tuple[str, ...] = ()  # names of equally many images each, which make a row of the picture
+    scores: Float[np.ndarray, "n"] | None = None  # where a scorer chose them
+    drawn: int | None = None  # images that it chose them from
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __repr__(self) -> str:
         count, high, wide, _ = self.images.shape
-        return f"{count} images of {high}x{wide}" + (f": {few(self.rows)}" if self.rows else "")
+        chosen = "" if self.drawn is None else f", the best of {self.drawn} drawn"
+        return f"{count} images of {high}x{wide}{chosen}" + (f": {few(self.rows)}" if self.rows else "")
 
     def grid(self, columns: int | None = None) -> Image.Image:
         """One picture of all images: a named row for each of `rows` if there are several, else nearly a square, or

@@ -1,20 +1,20 @@
 """A prior opened from a run directory: new images of classes, of texts or of nothing, or the completion of codes."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from rqjax.api.batches import Batches
 from rqjax.api.conditions import Labels, Texts, values_of
-from rqjax.api.inputs import FoundCodes, GivenCodes, code_arrays, whole_number
+from rqjax.api.inputs import GivenCodes, code_arrays, whole_number
 from rqjax.api.loaded import LoadedModel, LoadedTokenizer
 from rqjax.api.memory import Plan
 from rqjax.api.pictures import Pictures
+from rqjax.api.rejection import Rejection
+from rqjax.api.request import Request, best_of
 from rqjax.api.sampler import sample
 from rqjax.checks import one_of
 from rqjax.errors import InputError, printable
@@ -27,20 +27,6 @@ from rqjax.run.directory import Run
 
 Numbers: TypeAlias = Any
 """A number for all streams of a prior, or one for each: its depths (RQ), or contents and positions (DQ)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """Images to be drawn, looked at and found possible."""
-
-    values: Int[np.ndarray, "n ..."]  # of the condition, one for each image
-    rows: tuple[str, ...]
-    draws: Sequence[Draw]
-    guidance: Guidance
-    seed: int
-    given: FoundCodes | None
-    fixed_positions: bool
-    first: int = 0  # the place of the first image
 
 
 class LoadedPrior(LoadedModel):
@@ -98,6 +84,8 @@ class LoadedPrior(LoadedModel):
         guidance: float | Guidance = 1.0,
         given: GivenCodes | None = None,
         fixed_positions: bool = True,
+        scorer: Any = None,
+        acceptance: float | None = None,
         progress: bool = True,
     ) -> Pictures:
         """`count` new images of each label or text, in that order; of all classes if none is named.
@@ -106,7 +94,9 @@ class LoadedPrior(LoadedModel):
         `temperature`, `top_k` (0 keeps all) and `top_p` are numbers, or one for each depth (RQ), or for contents and
         positions (DQ). `guidance` above 1 needs a prior trained with condition_dropout. `given` are codes that
         stay, with -1 for those to be drawn (see LoadedTokenizer.keep), one image for each label, or label for all.
-        `fixed_positions` is for DQ: the finest grain takes all that is left, in order.
+        `fixed_positions` is for DQ: the finest grain takes all that is left, in order. With a `scorer` (a classifier
+        from rqjax.load, or a function, see api.rejection.Scorer) `count` / `acceptance` images of each are drawn, and
+        the best `count` stay, the best first; `acceptance` is 0.25 if not given.
 
         The seed and the place in the order decide an image, whatever the number of others and of devices. The first
         call for a number of images compiles; other settings, labels and seeds compile nothing. Raises InputError for
@@ -114,7 +104,8 @@ class LoadedPrior(LoadedModel):
         """
         draws = draws_by_stream(self._described.streams, temperature, top_k, top_p)
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(scale=_number(guidance, "guidance"))
-        request = self.request(labels, texts, count, seed, draws, guidance, given, fixed_positions)
+        judge = {"scorer": scorer, "acceptance": acceptance}
+        request = self.request(labels, texts, count, seed, draws, guidance, given, fixed_positions, **judge)
         return self.draw(request, progress=progress)
 
     def request(
@@ -127,6 +118,9 @@ class LoadedPrior(LoadedModel):
         guidance: Guidance,
         given: GivenCodes | None = None,
         fixed_positions: bool = True,
+        *,
+        scorer: Any = None,
+        acceptance: float | None = None,
     ) -> Request:
         """What generate() is asked for. Raises InputError for what cannot be; weights are read for `given` alone."""
         prior = self._described
@@ -141,16 +135,22 @@ class LoadedPrior(LoadedModel):
             self.model.check_given(codes, images)
             codes = jax.tree.map(lambda x: np.repeat(x, count, axis=0), codes)
         values, rows = values_of(labels, texts, prior.condition, self.classes, images, lambda: self.run.vocabulary)
-        return Request(np.repeat(values, count, axis=0), rows, draws, guidance, seed, codes, fixed_positions)
+        rejection = Rejection.checked(scorer, acceptance, prior, self.classes, lambda: self.resolution)
+        groups, values = np.repeat(np.arange(len(values)), count), np.repeat(values, count, axis=0)
+        return Request(values, rows, draws, guidance, seed, codes, fixed_positions, groups, rejection)
 
     def plan(self, request: Request) -> Plan:
         """The memory that drawing a request takes."""
-        models = self.model, self.tokenizer.model
-        return Plan.of(self._batches, *models, self.resolution, request.guidance.on, len(request.values))
+        models, images = (self.model, self.tokenizer.model), len(request.candidates)
+        return Plan.of(self._batches, *models, self.resolution, request.guidance.on, images)
 
     def draw(self, request: Request, *, progress: bool = True) -> Pictures:
         """The images of a request. Raises InputError if they do not fit the devices in such batches."""
         self.plan(request).check()
+        draw = functools.partial(self._drawn, progress="drawn" if progress else "")
+        return draw(request) if request.rejection is None else best_of(request, draw)
+
+    def _drawn(self, request: Request, progress: str) -> Pictures:
         images, codes = sample(
             self._batches,
             self.everywhere,
@@ -162,7 +162,7 @@ class LoadedPrior(LoadedModel):
             given=request.given,
             fixed_positions=request.fixed_positions,
             first=request.first,
-            progress="drawn" if progress else "",
+            progress=progress,
         )
         labels = request.values if request.values.ndim == 1 else None
         return Pictures(images=images, codes=codes, labels=labels, rows=request.rows)

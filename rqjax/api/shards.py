@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from rqjax.api.prior import LoadedPrior, Request
+from rqjax.api.classifier import LoadedClassifier
+from rqjax.api.prior import LoadedPrior
+from rqjax.api.rejection import Scorer
+from rqjax.api.request import Request
 from rqjax.errors import InputError, some_of
 from rqjax.run.directory import Run
 from rqjax.store import outputs
@@ -66,24 +69,42 @@ class Shards:
 
         Raises InputError if another process works in the folder.
         """
-        rows = max(len(request.rows), 1)
-        values = rearrange(request.values, "(row count) ... -> (count row) ...", row=rows)
+        parts = _parts(request)
         with locked(self.folder):
             if self.anew:
                 for path in self.folder.glob("shard_*.npz"):
                     path.unlink()
                 outputs.write_text(self.folder / REQUEST, json.dumps(self.about, indent=1))
-            for first in range(0, len(values), IMAGES):
-                path = self.folder / f"shard_{first // IMAGES:05}.npz"
-                part = dataclasses.replace(request, values=values[first : first + IMAGES], first=first)
+            done = 0
+            for number, part in enumerate(parts):
+                path, done = self.folder / f"shard_{number:05}.npz", done + len(part.values)
                 if not path.is_file():
                     self._write(path, prior, part)
-                    say(f"{path}: {first + len(part.values)} of {len(values)} images")
+                    drawn = "" if part.rejection is None else f", the best of {part.first + len(part.candidates)} drawn"
+                    say(f"{path}: {done} of {len(request.values)} images{drawn}")
 
     def _write(self, path: pathlib.Path, prior: LoadedPrior, request: Request) -> None:
         pictures = prior.draw(request)
         labels = {} if pictures.labels is None else {"label": pictures.labels}
         outputs.write_arrays(path, arr_0=pictures.images, **labels)
+
+
+def _parts(request: Request) -> list[Request]:
+    """The requests of the shards: rows in turn, or with rejection whole rows as far as they fit, so that the best are
+    chosen among all of a row's images.
+    """
+    images, rows = len(request.values), max(len(request.rows), 1)
+    count = images // rows
+    order, size = np.arange(images), IMAGES
+    if request.rejection is None:
+        order = rearrange(order, "(row count) -> (count row)", row=rows)
+    elif count <= IMAGES:
+        size = IMAGES // count * count
+    parts, first = [], 0
+    for start in range(0, images, size):
+        parts.append(request.at(order[start : start + size], first))
+        first += len(parts[-1].candidates)
+    return parts
 
 
 def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
@@ -101,7 +122,13 @@ def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
         "images_per_shard": IMAGES,
     }
     about |= {"dtype": prior.dtype} if prior.dtype else {}  # earlier versions knew none
+    if request.rejection is not None:
+        about |= {"scorer": _judge(request.rejection.scorer), "acceptance": request.rejection.acceptance}
     return json.loads(json.dumps(about))
+
+
+def _judge(scorer: Scorer) -> list[str | int] | str:
+    return _origin(scorer.run) if isinstance(scorer, LoadedClassifier) else repr(scorer)
 
 
 def _origin(run: Run) -> list[str | int]:

@@ -50,6 +50,10 @@ GUIDANCE_DECAY = flags.DEFINE_float(
     "The factor on guidance - 1 from depth to depth, or, in a DQ prior, from contents to positions.",
     flag_values=FLAGS,
 )
+SCORER = _string("scorer", None, "Run directory of a classifier: the images of each class that it is surest of stay.")
+ACCEPTANCE = flags.DEFINE_float(
+    "acceptance", None, "The share of drawn images that stays with --scorer; 0.25 if not given.", flag_values=FLAGS
+)
 SEED = _integer("seed", 0, "The same seed gives the same images.", lower_bound=-(2**63), upper_bound=2**63 - 1)
 BATCH = _integer("batch", 64, "Images made at once.", lower_bound=1, upper_bound=10**6)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)

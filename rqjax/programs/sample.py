@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from rqjax.api.batches import Batches
+from rqjax.api.classifier import LoadedClassifier
 from rqjax.api.pictures import ENDINGS
 from rqjax.api.prior import LoadedPrior
 from rqjax.api.shards import Shards
 from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
+    ACCEPTANCE,
     BATCH,
     COUNT,
     DTYPE,
@@ -27,6 +29,7 @@ from rqjax.flags.sample import (
     POSITION_TOP_K,
     POSITION_TOP_P,
     PRIOR,
+    SCORER,
     SEED,
     TEMPERATURE,
     TEXT,
@@ -40,6 +43,7 @@ from rqjax.nets.sampling import Draw
 from rqjax.run import devices
 from rqjax.run.directory import Run
 from rqjax.run.labels import chosen
+from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
 
@@ -64,9 +68,11 @@ def main(_: Sequence[str]) -> None:
         scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
     )
     guidance.check(stage.model.condition.field, stage.model.condition_dropout)
-    prior = LoadedPrior(run, Batches.over(most=BATCH.value), ema=EMA.value, tokenizer=other, dtype=DTYPE.value)
+    batches = Batches.over(most=BATCH.value)
+    prior = LoadedPrior(run, batches, ema=EMA.value, tokenizer=other, dtype=DTYPE.value)
     texts, fixed = TEXT.value or None, FIXED_POSITIONS.value
-    request = prior.request(labels, texts, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed)
+    judge = {"scorer": _scorer(batches), "acceptance": ACCEPTANCE.value}
+    request = prior.request(labels, texts, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed, **judge)
     shards = Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value) if sharded else None
     devices.say()
     plan = prior.plan(request)
@@ -93,6 +99,16 @@ def _labels(condition: Condition, names: Sequence[str]) -> list[int] | None:
     if not TEXT.value:
         raise InputError("this prior is led by a text: say one with --text")
     return None
+
+
+def _scorer(batches: Batches) -> LoadedClassifier | None:
+    """The classifier that --scorer names. Raises InputError for another model."""
+    if SCORER.value is None:
+        return None
+    run = Run.open(SCORER.value)
+    if not isinstance(run.config.stage, ClassifyConfig):
+        raise InputError(f"--scorer {SCORER.value} holds no classifier: expected the run directory of one")
+    return LoadedClassifier(run, batches)
 
 
 def _draws(streams: Sequence[str]) -> list[Draw]:

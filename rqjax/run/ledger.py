@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Generator, Mapping
 
+from rqjax.run import hosts
 from rqjax.store.remote import Path, replace_file
 
 FILE = "ledger.json"
@@ -57,8 +58,8 @@ class Ledger:
         return {"starts": self.starts, **{name: round(value, 3) for name, value in self._seconds.items()}}
 
     def write(self, *, now: bool = False) -> None:
-        """Brings it to disk, whole or not at all; unless `now`, at most every WRITE_SECONDS."""
-        if not now and time.perf_counter() - self._written < WRITE_SECONDS:
+        """The first process brings it to disk, whole or not at all; unless `now`, at most every WRITE_SECONDS."""
+        if not hosts.primary() or (not now and time.perf_counter() - self._written < WRITE_SECONDS):
             return
         replace_file(self._path, json.dumps(self.entries, indent=1))
         self._written = time.perf_counter()

@@ -121,5 +121,4 @@ class Watch:
         with contextlib.closing(self._log):
             self._say_of(self._profile.close)
             self._log.say(summary(self._ledger.entries))
-            if jax.process_index() == 0:
-                self._ledger.write(now=True)
+            self._ledger.write(now=True)

@@ -1,5 +1,6 @@
 import json
 
+import jax
 import pytest
 
 from rqjax.run import ledger
@@ -49,6 +50,14 @@ def test_writes_are_rare(tmp_path, clock):
     clock[0] += 2
     ours.write()
     assert read_ledger(tmp_path)["starting"] == 11
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    """Two that replaced one file at the same time took each other's draft away, and the run ended with it."""
+    ours = Ledger(tmp_path)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    ours.write(now=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_durations():

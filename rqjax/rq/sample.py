@@ -37,22 +37,22 @@ def generate(
     if guide is not None:
         ids = branches(ids, guide.null)
     rows, length = ids.shape
-    layers = layers_of(network.body)
-    x, caches = prefill(layers, network.led_by(ids), empty_caches(network.body, rows, length + positions - 1))
+    layers, led = layers_of(network.body), network.led_by(ids)
+    caches = empty_caches(network.body, rows, length + positions - 1)
+    if length > 1:
+        _, caches = prefill(layers, led[:, :-1], caches)
     draw = _position_sampler(network, quantizer, draws, guide)
 
     def step(carry: Carry, t: Int[Array, ""]) -> tuple[Carry, Int[Array, "b depth"]]:
-        spatial, caches = carry
+        x, caches = carry
+        spatial, caches = decode(layers, x[:, None], caches, length - 1 + t)
         known = None if given is None else given[:, t]
-        codes = draw(spatial, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t), t, known)
+        codes = draw(spatial[:, 0], jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t), t, known)
         seen = codes[:, None] if guide is None else branches(codes, codes)[:, None]
         x = network.tokens(seen, network.vectors(quantizer, seen)) + network.pos_emb_hw[t]
-        # At the last position this result is not used: the cache is one slot short on purpose, and the write is
-        # clamped to the last slot, which is never read again.
-        x, caches = decode(layers, x, caches, length + t)
-        return (x[:, 0], caches), codes
+        return (x[:, 0].astype(jnp.float32), caches), codes
 
-    _, codes = jax.lax.scan(step, (x[:, -1], caches), jnp.arange(positions))
+    _, codes = jax.lax.scan(step, (led[:, -1].astype(jnp.float32), caches), jnp.arange(positions))
     return rearrange(codes, "n b d -> b n d")
 
 

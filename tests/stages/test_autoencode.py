@@ -68,6 +68,12 @@ class Toy:
     def encode(self, image):
         return jnp.int32(jnp.round(8 * self.network.encoder(image)))
 
+    def latents(self, image, *, vectors):
+        return self.network.encoder(image).astype(jnp.bfloat16) if vectors else self.encode(image)
+
+    def codes_of(self, batch):
+        return batch["latent"] if "latent" in batch else self.encode(batch["image"])
+
     def keep_first(self, codes, rows, levels):
         return jnp.where(jnp.arange(codes.shape[1])[:, None, None] < rows, codes, -1)
 

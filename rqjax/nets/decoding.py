@@ -6,7 +6,6 @@ that is made once, before the loop over tokens.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -113,8 +112,9 @@ def footprint(stacks: Sequence[tuple[Stack, int]], codes: int) -> Footprint:
     for stack, length in stacks:
         item = jnp.dtype(stack.dtype).itemsize
         layers += item * sum(x.size for x in jax.tree.leaves(stack))
-        caches = jax.eval_shape(functools.partial(empty_caches, stack, 1, length))
-        row += item * sum(x.size for x in jax.tree.leaves(caches))
+        if stack.blocks is not None:
+            count, _, heads, size = stack.blocks.query.kernel.shape
+            row += item * 2 * count * heads * length * size
     return Footprint(layers, row + 4 * 4 * codes)
 
 

@@ -15,6 +15,8 @@ Entries = Mapping[str, int | float]
 NAMES = ("starting", "compiling", "steps", "waiting for data", "saving", "previews", "evaluating")
 """The uses of a run's time: at each moment it is one of these."""
 WRITE_SECONDS = 10
+STARVING, LEAST_SECONDS = 0.1, 10.0
+"""The share of the time for steps from which waiting for data is worth a line, and the time that is judged at least."""
 
 
 class Ledger:
@@ -63,6 +65,33 @@ class Ledger:
             return
         replace_file(self._path, json.dumps(self.entries, indent=1))
         self._written = time.perf_counter()
+
+
+class Starving:
+    """Whether steps wait for data: asked now and then, it says so once."""
+
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._before: Entries | None = None
+        self._said = False
+
+    def said(self) -> str | None:
+        """A line if STARVING or more of the time for steps since an earlier question went to waiting for data.
+
+        That time is at least LEAST_SECONDS. The first question asks nothing: until then threads have started, and the
+        step was compiled.
+        """
+        now, before = self._ledger.entries, self._before or self._ledger.entries
+        waited, steps = (float(now[name] - before[name]) for name in ("waiting for data", "steps"))
+        if self._before is None or waited + steps >= LEAST_SECONDS:
+            self._before = now
+        if self._said or waited + steps < LEAST_SECONDS or waited < STARVING * (waited + steps):
+            return None
+        self._said = True
+        return (
+            f"{waited / (waited + steps):.0%} of the time for steps goes to waiting for data: raise data.threads or"
+            " data.workers, or make the set ready before (launch/prepare.py, rqjax encode)"
+        )
 
 
 def read_ledger(workdir: Path) -> Entries:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key, PyTree
 from rqjax.interface import Batch, Stage, State
 from rqjax.run.best import Best
 from rqjax.run.config import Config
-from rqjax.run.ledger import Ledger, summary
+from rqjax.run.ledger import Ledger, Starving, summary
 from rqjax.run.log import Log
 from rqjax.run.profile import Profile
 from rqjax.run.training_step import Placement
@@ -38,6 +38,7 @@ class Watch:
         self._log = Log(workdir, start=start, steps=config.steps, images_per_step=config.data.batch)
         self._profile = Profile(profile, self._log.folder)
         self._compiled: set[str] = set()
+        self._starving = Starving(ledger)
         self._pending: Any = None  # a result of the step before
 
     def awaited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -69,6 +70,7 @@ class Watch:
         self._say_of(lambda: self._profile.after(step, metrics))
         if step % config.log_every == 0 or last:
             self._log.scalars(step, metrics)
+            self._say_of(self._starving.said)
             self._ledger.write()
         if self._validation and (step % config.eval_every == 0 or last):
             self._validate(step, state, fixed)

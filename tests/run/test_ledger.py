@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from rqjax.run import ledger
-from rqjax.run.ledger import FILE, NAMES, Ledger, duration, read_ledger, summary
+from rqjax.run.ledger import FILE, NAMES, Ledger, Starving, duration, read_ledger, summary
 
 
 @pytest.fixture
@@ -62,3 +62,33 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 def test_durations():
     assert [duration(x) for x in (0.04, 59.4, 60.0, 3599.6, 7500.0)] == ["0.0s", "59.4s", "1m00s", "1h00m", "2h05m"]
+
+
+def test_a_run_that_starves_says_so_once(tmp_path, clock):
+    ours = Ledger(tmp_path)
+    starving = Starving(ours)
+
+    def after(steps: float, waiting: float) -> str | None:
+        for name, seconds in (("steps", steps), ("waiting for data", waiting)):
+            with ours.doing(name):
+                clock[0] += seconds
+        return starving.said()
+
+    assert after(1, 60) is None  # the first batch has to be read, whatever comes then
+    assert after(95, 5) is None
+    assert after(3, 1) is None  # too short a time to judge by
+    assert after(4, 1) is None
+    line = after(3, 1)  # with the two before it
+    assert line is not None
+    assert line.startswith("23% of the time for steps goes to waiting for data: raise data.threads or data.workers")
+    assert after(1, 60) is None
+
+
+def test_time_that_is_no_steps_does_not_count_as_starving(tmp_path, clock):
+    ours = Ledger(tmp_path)
+    starving = Starving(ours)
+    assert starving.said() is None
+    for name, seconds in (("steps", 19), ("waiting for data", 1), ("previews", 500), ("saving", 500)):
+        with ours.doing(name):
+            clock[0] += seconds
+    assert starving.said() is None

@@ -5,8 +5,9 @@
 
 FOLDER is flat, or has a sub-folder for each class, or train/ and val/ above those. Class folders that are called by
 WordNet ids get readable names by a list of synsets beside them. Or --captions LIST (path<TAB>caption, or JSON lines),
---tars FOLDER (WebDataset), --tfds NAME (prepared as array_record, in --data_dir). Images keep their bytes; what cannot
-be decoded is left out, and listed here and in the manifest. Without folders of splits a share (--holdout) becomes
+--tars FOLDER (WebDataset), --tfds NAME (prepared as array_record, in --data_dir). Images keep their bytes, or with
+--side 256 are scaled once, for a training with data.resize=256, and stored as JPEGs of quality 95; what cannot be
+decoded is left out, and listed here and in the manifest. Without folders of splits a share (--holdout) becomes
 "validation". The same command goes on after an end half-way; a set that is there is never written over.
 """
 
@@ -41,6 +42,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument(
         "--holdout", type=float, default=0.05, help="share held out where no folders of splits are (0.05)"
     )
+    parser.add_argument("--side", type=int, default=0, help="pixels of the shorter side of images that are larger (0)")
     parser.add_argument("--per_shard", type=int, default=PER_SHARD, help=f"images of a file ({PER_SHARD})")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="files made at once (one for each core)")
     return parser.parse_args()
@@ -60,9 +62,12 @@ def main() -> None:
     given = flags()
     if given.per_shard < 1 or given.threads < 1:
         raise InputError(f"--per_shard {given.per_shard} and --threads {given.threads}: expected 1 at least")
+    if given.side < 0:
+        raise InputError(f"--side {given.side}: expected pixels, or 0 for images as they are")
     splits = splits_of(described(given))
     with locked(given.out), tqdm(total=sum(map(len, splits.values())), unit="image", delay=1) as bar:
-        manifest = prepare(splits, given.out, per_shard=given.per_shard, threads=given.threads, seen=bar.update)
+        sizes = {"per_shard": given.per_shard, "threads": given.threads, "side": given.side}
+        manifest = prepare(splits, given.out, **sizes, seen=bar.update)
     print("\n".join(skipped(manifest.left_out)), end="\n" if manifest.left_out else "")
     counts = ", ".join(f"{manifest.count(split):,} in {split}" for split in manifest.splits)
     print(f"{given.out}: images: {counts}; classes: {len(manifest.classes)}")

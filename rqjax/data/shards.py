@@ -13,6 +13,7 @@ import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rqjax.data.records import MANIFEST, OPTIONS, Latents, Manifest, Shard, digest, write_json
@@ -51,16 +52,18 @@ def make(
     *,
     per_shard: int,
     threads: int,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     seen: Callable[[int], object] = lambda images: None,
     latents: Latents | None = None,
 ) -> Manifest:
     """The manifest of a new set in the folder `out`, of the `records` of `splits`, in their order.
 
-    `seen` is told of every number of images that are done; `latents` says what the records are if not images. Raises
-    InputError before anything is written if `out` holds a set, a part of another one, or anything else; RunError if the
-    disk fails.
+    `settings` are those that the records depend on, in JSON's terms: only a start with the same goes on. `seen` is told
+    of every number of images that are done; `latents` says what the records are if not images. Raises InputError
+    before anything is written if `out` holds a set, a part of another one, or anything else; RunError if the disk
+    fails.
     """
-    plan = _plan(splits, per_shard) | ({} if latents is None else {"latents": latents.stored()})
+    plan = _plan(splits, per_shard) | dict(settings) | ({} if latents is None else {"latents": latents.stored()})
     _check_free(out, plan)
     parts = _parts(splits, per_shard)
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rqjax.data import augment
 from rqjax.data import prepare as prepare_module
 from rqjax.data.config import DataConfig, open_source
 from rqjax.data.pipeline import examples, rows_of_batches
@@ -121,14 +122,34 @@ def test_arrays_in_memory_become_png(tmp_path):
     np.testing.assert_array_equal(first["image"], again["image"])
 
 
+def test_images_are_scaled_once_if_asked_to(tmp_path):
+    y, x = np.mgrid[:120, :200] / 200
+    photograph = Image.fromarray(
+        np.uint8(127 + 120 * np.stack([np.sin(7 * x + k) * np.cos(5 * y) for k in range(3)], 2))
+    )
+    (tmp_path / "from").mkdir()
+    photograph.save(tmp_path / "from" / "large.png")
+    write(tmp_path / "from" / "small.png", encoded(7, (20, 30)))
+    data = config(tmp_path / "from")
+    prepare(splits_of(data), tmp_path / "out", per_shard=9, threads=1, side=60)
+    large, small = (record[0] for record in contents(open_source(config(tmp_path / "out"))))
+    assert small == (tmp_path / "from" / "small.png").read_bytes()
+    assert Image.open(io.BytesIO(large)).format == "JPEG"
+    scaled = np.asarray(photograph.resize((100, 60), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(augment.pixels(large, 60, "bilinear") - scaled).mean() < 1
+    write(tmp_path / "begun" / "plan.json", b'{"per_shard": 9, "side": 30}')
+    with pytest.raises(InputError, match=r"beginning of another set \(.*side.* differ\)"):
+        prepare(splits_of(data), tmp_path / "begun", per_shard=9, threads=1, side=60)
+
+
 def test_a_start_that_was_cut_off_goes_on(folder, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", prepared(config(folder), tmp_path / "whole")
     record, read = prepare_module._record, itertools.count()
 
-    def failing(source, index):
+    def failing(source, index, side):
         if next(read) == 7:
             raise KeyboardInterrupt
-        return record(source, index)
+        return record(source, index, side)
 
     monkeypatch.setattr(prepare_module, "_record", failing)
     with pytest.raises(KeyboardInterrupt):

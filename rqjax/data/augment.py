@@ -130,7 +130,12 @@ def random_resized_crop(
 
 def flip(image: Pixels, generator: np.random.Generator) -> Pixels:
     """The image, or with probability 1/2 its mirror image."""
-    return image[:, ::-1] if generator.random() < 0.5 else image
+    if generator.random() >= 0.5:
+        return image
+    mirrored = np.empty_like(image)
+    for colour in range(image.shape[-1]):  # NumPy copies pixels of three bytes backwards five times as slowly
+        mirrored[..., colour] = image[:, ::-1, colour]
+    return mirrored
 
 
 def reason_of(error: Exception) -> str:

@@ -5,10 +5,10 @@
 
 FOLDER is flat, or has a sub-folder for each class, or train/ and val/ above those. Class folders that are called by
 WordNet ids get readable names by a list of synsets beside them. Or --captions LIST (path<TAB>caption, or JSON lines),
---tars FOLDER (WebDataset), --tfds NAME (prepared as array_record, in --data_dir). Images keep their bytes, or with
---side 256 are scaled once, for a training with data.resize=256, and stored as JPEGs of quality 95; what cannot be
-decoded is left out, and listed here and in the manifest. Without folders of splits a share (--holdout) becomes
-"validation". The same command goes on after an end half-way; a set that is there is never written over.
+--tars FOLDER (WebDataset), --lmdb FOLDER (LSUN), --tfds NAME (prepared as array_record, in --data_dir). Images keep
+their bytes, or with --side 256 are scaled once, for a training with data.resize=256, and stored as JPEGs of quality 95;
+what cannot be decoded is left out, and listed here and in the manifest. Without folders of splits a share (--holdout)
+becomes "validation". The same command goes on after an end half-way; a set that is there is never written over.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def flags() -> argparse.Namespace:
         "--captions", metavar="LIST", help="images with captions, or a folder with a list for each split"
     )
     source.add_argument("--tars", metavar="FOLDER", help="tar files of a WebDataset")
+    source.add_argument("--lmdb", metavar="FOLDER", help="a data base of LSUN, or a folder of them")
     source.add_argument("--tfds", metavar="NAME", help="a set of TensorFlow Datasets, prepared as array_record")
     parser.add_argument("--data_dir", default="", help="where TFDS prepared it; its default folder if not given")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="a folder that is empty, or not there")
@@ -50,7 +51,7 @@ def flags() -> argparse.Namespace:
 
 def described(given: argparse.Namespace) -> DataConfig:
     """The source that the flags name."""
-    names = {"images": "folder", "captions": "captions", "tars": "tars", "tfds": "tfds"}
+    names = {"images": "folder", "captions": "captions", "tars": "tars", "lmdb": "lmdb", "tfds": "tfds"}
     flag = next(flag for flag in names if getattr(given, flag) is not None)
     value = getattr(given, flag)
     place = {"dataset": value, "path": given.data_dir} if flag == "tfds" else {"path": value}

@@ -7,14 +7,15 @@ import numpy as np
 from rqjax.checks import at_least, one_of, rates
 from rqjax.data import augment
 from rqjax.data.captions import Captioned
+from rqjax.data.lsun import Lsun
 from rqjax.data.records import Records, is_prepared
 from rqjax.data.sources import SPLITS, Folder, Source, Synthetic, fashion_mnist
 from rqjax.data.tars import Tars
 from rqjax.data.tfds import Prepared
 from rqjax.errors import InputError
 
-NAMES = ("fashion_mnist", "folder", "captions", "tars", "tfds", "latents", "synthetic")
-OF_FILES = ("folder", "captions", "tars")
+NAMES = ("fashion_mnist", "folder", "captions", "tars", "lmdb", "tfds", "latents", "synthetic")
+OF_FILES = ("folder", "captions", "tars", "lmdb")
 """Sets that lie in files of the user's, at `path`, which may be a prepared set instead."""
 CROPS = ("random", "center", "random_resized")
 
@@ -26,15 +27,15 @@ class DataConfig:
     A run that trains says all of it; the defaults neither scale, crop at random nor mirror.
     """
 
-    # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), tfds, synthetic;
-    # latents (a set of rqjax encode, for a prior: nothing is scaled, cropped or mirrored)
+    # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), lmdb (LSUN), tfds,
+    # synthetic; latents (a set of rqjax encode, for a prior: nothing is scaled, cropped or mirrored)
     name: str = "fashion_mnist"
-    # folder, captions, tars: its place, or a set of launch/prepare.py; latents: one of rqjax encode. tfds: data_dir, or
-    # dataset_info.json's folder
+    # folder, captions, tars, lmdb: its place, or a set of launch/prepare.py; latents: one of rqjax encode. tfds:
+    # data_dir, or dataset_info.json's folder
     path: str = ""
     dataset: str = ""  # tfds: its name, "imagenet2012" or "celeb_a:2.1.0"
     split: str = "train"  # train, test, validation, all; tfds: any of its split expressions
-    holdout: float = 0.05  # folder, captions, tars without splits: the share of images that is not in "train"
+    holdout: float = 0.05  # folder, captions, tars, lmdb without splits: the share of images that is not in "train"
     synsets: bool = False  # folder: readable names for WordNet ids, by a list of synsets beside it
     vocabulary: str = ""  # folder with vocab.json and merges.txt, for captions
     text_length: int = 0  # tokens of a caption, cut off or padded; 0: batches have no captions
@@ -112,6 +113,8 @@ def _open(config: DataConfig) -> Source:
         return Captioned(config.path, config.split, config.holdout)
     if config.name == "tars":
         return Tars(config.path, config.split, config.holdout)
+    if config.name == "lmdb":
+        return Lsun(config.path, config.split, config.holdout)
     if config.name == "tfds":
         return Prepared(config.dataset, config.path, config.split)
     if config.name == "synthetic":

@@ -19,8 +19,9 @@ DATA = _string("data", None, "A set of launch/prepare.py, or what --name says; t
 NAME = flags.DEFINE_enum(
     "name",
     "folder",
-    ["folder", "captions", "tars"],
-    "Of --data, unless it is a set of launch/prepare.py: image files, a list with captions, or WebDataset's tars.",
+    ["folder", "captions", "tars", "lmdb"],
+    "Of --data, unless it is a set of launch/prepare.py: image files, a list with captions, WebDataset's tars, or the"
+    " data bases of LSUN.",
     flag_values=FLAGS,
 )
 OUT = _string("out", None, "A folder that is empty, or not there.")

@@ -1,11 +1,16 @@
+import dataclasses
+import importlib.util
 import io
 import itertools
 import json
+import os
 import pathlib
 import pickle
+import shutil
 import struct
 import tarfile
 
+import lmdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +60,18 @@ def tars(tmp_path):
 
 
 @pytest.fixture
+def bases(tmp_path):
+    """LSUN's two data bases of a category, ten images in the one and two in the other."""
+    for split, count in (("train", 10), ("val", 2)):
+        path = tmp_path / "lsun" / f"church_outdoor_{split}_lmdb"
+        path.mkdir(parents=True)
+        with lmdb.open(str(path), map_size=2**24) as base, base.begin(write=True) as writing:
+            for k in range(count):
+                writing.put(f"{k:040x}".encode(), encoded(k))
+    return tmp_path / "lsun"
+
+
+@pytest.fixture
 def captions(tmp_path):
     lines = [f"pictures/{k}.png\tnumber {k}".encode() for k in range(10)]
     for k in range(10):
@@ -80,15 +97,15 @@ def contents(source) -> list[tuple]:
     return [(record["image"], record["label"], record.get("caption")) for record in records]
 
 
-@pytest.mark.parametrize("name", ["captions", "tars"])
+@pytest.mark.parametrize("name", ["captions", "tars", "lmdb"])
 def test_a_prepared_set_holds_what_its_source_does(name, request, tmp_path):
-    described = config(request.getfixturevalue(name), name)
+    described = config(request.getfixturevalue("bases" if name == "lmdb" else name), name)
     source = open_source(described)
     out = prepared(described, tmp_path / "out")
     again = open_source(config(out, name))
     assert isinstance(again, Records)
     assert contents(again) == contents(source)
-    assert (again.classes, again.captioned) == (source.classes, True)
+    assert (again.classes, again.captioned) == (source.classes, name != "lmdb")
     assert len({shard.file for shard in again.shards}) == 4
     assert Manifest.read(out).damaged(out) == {}
 
@@ -218,9 +235,10 @@ def test_a_record_keeps_its_fields_and_damage_is_no_image():
             unpack(damaged)
 
 
-@pytest.mark.parametrize("name", ["folder", "captions", "tars", "records"])
+@pytest.mark.parametrize("name", ["folder", "captions", "tars", "lmdb", "records"])
 def test_hosts_and_resumed_runs_see_the_same_batches(name, request, tmp_path):
-    data = config(request.getfixturevalue("tars" if name == "records" else name), "tars" if name == "records" else name)
+    kind = "tars" if name == "records" else name
+    data = config(request.getfixturevalue("bases" if kind == "lmdb" else kind), kind)
     if name == "records":
         data = config(prepared(data, tmp_path / "out"), "tars")
     data.crop, data.resize, data.flip = "random", 12, True
@@ -239,9 +257,10 @@ def test_hosts_and_resumed_runs_see_the_same_batches(name, request, tmp_path):
     )
 
 
-def test_readers_go_to_worker_processes(tars, tmp_path):
-    source = open_source(config(prepared(config(tars, "tars"), tmp_path / "out")))
-    assert source[0] == pickle.loads(pickle.dumps(source))[0]
+def test_readers_go_to_worker_processes(tars, bases, tmp_path):
+    for data in (config(prepared(config(tars, "tars"), tmp_path / "out")), config(bases, "lmdb")):
+        source = open_source(data)
+        assert source[0] == pickle.loads(pickle.dumps(source))[0]
 
 
 def test_lists_say_which_lines_are_wrong(captions):
@@ -286,6 +305,39 @@ def test_tars_that_cannot_be_read_say_so(tars):
         tar.addfile(member, io.BytesIO(b"abc"))
     with pytest.raises(InputError, match=r"1 examples have no caption and others do: 1.tar/a"):
         open_source(config(tars, "tars"))
+
+
+def test_data_bases_of_lsun_have_splits_or_a_share(bases):
+    assert [len(open_source(config(bases, "lmdb", split=split))) for split in ("train", "test", "all")] == [10, 2, 12]
+    one = config(bases / "church_outdoor_train_lmdb", "lmdb", holdout=0.4)
+    train, held = (open_source(dataclasses.replace(one, split=split)) for split in ("train", "test"))
+    assert {*contents(train), *contents(held)} == {(encoded(k), 0, None) for k in range(10)}
+    assert (len(train) + len(held), len(held) > 0) == (10, True)
+    assert train.name(0).startswith(f"{one.path}/0000")
+    shutil.rmtree(bases / "church_outdoor_val_lmdb")
+    with pytest.raises(InputError, match=r"no data base for split 'test': there are church_outdoor_train_lmdb"):
+        open_source(config(bases, "lmdb", split="test"))
+
+
+def test_data_bases_that_cannot_be_read_say_so(bases, monkeypatch):
+    """One that is cut short would end the process where a page of it is missing."""
+    folder = bases / "church_outdoor_val_lmdb"
+    data = config(folder, "lmdb")
+    whole = (folder / "data.mdb").read_bytes()
+    for cut, reason in ((0, "cannot be read"), (3000, "cannot be read"), (8192, "it is cut short")):
+        (folder / "data.mdb").write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=rf"data.mdb .*{reason}.*, download it again"):
+            open_source(data)
+    (folder / "data.mdb").unlink()
+    os.mkfifo(folder / "data.mdb")
+    with pytest.raises(InputError, match=r"data.mdb is a pipe, expected a regular file"):
+        open_source(data)
+    (folder / "data.mdb").unlink()
+    with pytest.raises(InputError, match=r"holds no data.mdb"):
+        open_source(data)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"install rqjax\[lmdb\]"):
+        open_source(data)
 
 
 def test_wordnet_ids_have_readable_names(tmp_path):

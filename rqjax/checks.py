@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from rqjax.errors import InputError
 
 Config = TypeVar("Config")
+T = TypeVar("T")
 Value = int | float | tuple[int | float, ...]
 
 
@@ -50,3 +51,12 @@ def frozen(config: Config) -> Config:
         elif isinstance(value, list):
             setattr(copied, name, tuple(value))
     return copied
+
+
+def number_of(flag: str, word: str, kind: Callable[[str], T]) -> T:
+    """The number that a word of a flag is, by int or float."""
+    try:
+        return kind(word)
+    except ValueError as error:
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"--{flag} has {word!r}: expected {what}, or several between commas") from error

@@ -21,7 +21,7 @@ from rqjax.quantize.pytree import pytree
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 
 __all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Quantized", "Quantizer", "SoftQuantizer", "Stage"]
-__all__ += ["PriorConfig", "StageConfig", "State", "Sums", "Tokenizer", "TokenizerConfig"]
+__all__ += ["PriorConfig", "Rate", "StageConfig", "State", "Sums", "Tokenizer", "TokenizerConfig"]
 
 M = TypeVar("M")
 Batch = Mapping[str, Array]
@@ -77,6 +77,15 @@ class Forward:
     loss: Float[Array, ""]  # the model's own, weighted
     quantizer: PyTree[Array]  # the tokenizer's, after this step
     metrics: Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """One way in which a tokenizer can code an image, with fewer codes or more."""
+
+    series: str  # ways of one series lie on one curve
+    value: float  # the number of depths, or how far from all coarse (0) to all fine (1)
+    extra_bits: float  # of an image, for what its codes don't say: where the finer ones lie
 
 
 @runtime_checkable
@@ -137,6 +146,18 @@ class Tokenizer(Model, Protocol):
 
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "steps b height width 3"]:
         """The images from the first 1, 2, ... codes of every position; one step if codes have no order."""
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """The ways of `at_rates`, from few codes to many."""
+
+    def at_rates(
+        self, image: Float[Array, "b height width 3"], counts: Bool[Array, "b"]
+    ) -> tuple[Float[Array, "rates b height width 3"], dict[str, Float[Array, "rates codes"]]]:
+        """The images after a pass through the codes of each of `rates`, and the code_hits of each."""
+
+    def perturbed(self, codes: Codes, keys: Key[Array, "b"], share: float, among: int) -> Codes:
+        """Codes of which, at a share of the positions, each is one of the `among` nearest to it in its book."""
 
     def code_maps(
         self, image: Float[Array, "b height width 3"], codes: Codes

@@ -30,9 +30,10 @@ ALLOWED = {
     "stages": STAGES | {"rq", "store", "torchfile"},
     "run": RUN | {"flags"},
     "official": RUN | {"run"},
-    "report": RUN | {"run"},
     "api": RUN | {"run"},
-    "programs": RUN | {"flags", "report", "api", "run", "official", "cost"},
+    "evaluation": RUN | {"run", "api"},
+    "report": RUN | {"run", "api", "evaluation"},
+    "programs": RUN | {"flags", "report", "evaluation", "api", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "train"}}

@@ -9,7 +9,9 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,9 @@ class Shards:
     anew: bool  # shards that are there are no part of it, or not wanted
 
     @classmethod
-    def checked(cls, name: str, prior: LoadedPrior, request: Request, *, overwrite: bool) -> "Shards":
+    def checked(
+        cls, name: str, prior: LoadedPrior, request: Request, *, overwrite: bool, flag: str = "--out"
+    ) -> "Shards":
         """The folder `name` for the images of a request. Nothing is written.
 
         Raises InputError for a folder with other things, or with shards of another request unless `overwrite`.
@@ -49,7 +53,7 @@ class Shards:
         path = folder / REQUEST
         if not path.is_file():
             if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK}:
-                outputs.checked(name, (outputs.FOLDER,), overwrite=overwrite)
+                outputs.checked(name, (outputs.FOLDER,), overwrite=overwrite, flag=flag)
             return cls(folder, about, anew=True)
         try:
             before = json.loads(path.read_text())
@@ -59,7 +63,7 @@ class Shards:
             changed = [f"{REQUEST} is damaged"]
         if changed and not overwrite:
             raise InputError(
-                f"--out {name} has images of another request ({some_of(changed)}): choose another folder, or pass"
+                f"{flag} {name} has images of another request ({some_of(changed)}): choose another folder, or pass"
                 " --overwrite"
             )
         return cls(folder, about, anew=overwrite)
@@ -82,6 +86,15 @@ class Shards:
                     self._write(path, prior, part)
                     drawn = "" if part.rejection is None else f", the best of {part.first + len(part.candidates)} drawn"
                     say(f"{path}: {done} of {len(request.values)} images{drawn}")
+
+    def parts(self) -> Iterator[dict[str, np.ndarray]]:
+        """The arrays `arr_0` and `label` of each shard, in order. Raises InputError for one that cannot be read."""
+        for path in sorted(self.folder.glob("shard_*.npz")):
+            try:
+                with np.load(path) as data:
+                    yield dict(data)
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+                raise InputError(f"{path} is damaged: remove it, and the same command draws it again") from None
 
     def _write(self, path: pathlib.Path, prior: LoadedPrior, request: Request) -> None:
         pictures = prior.draw(request)

@@ -12,10 +12,11 @@ from rqjax.checks import at_least, frozen, one_of, rates
 from rqjax.dq.given import keep_first
 from rqjax.dq.grains import POSITIONS, GrainEncoder, PositionalDecoder
 from rqjax.dq.picture import grain_map
+from rqjax.dq.rates import grains_at_rates, rates_of
 from rqjax.dq.router import NAMES
 from rqjax.dq.routing import RoutingConfig, budget, route
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Forward, Metrics
+from rqjax.interface import Batch, Forward, Metrics, Rate
 from rqjax.nets.autoencoder import LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
@@ -23,6 +24,7 @@ from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.histogram import hits, perplexity, usage
+from rqjax.quantize.perturb import choices, near
 from rqjax.quantize.pytree import pytree
 
 
@@ -279,6 +281,32 @@ class DQVAE:
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "1 b height width 3"]:
         """The reconstruction, as the only step: these codes have no order."""
         return self.reconstruct(image)[None]
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """See dq.rates: shares of the finest grain, by detail and at fixed places."""
+        return rates_of(self.config.grains, self.config.grids[0] ** 2)
+
+    def at_rates(
+        self, image: Float[Array, "b height width 3"], counts: Bool[Array, "b"]
+    ) -> tuple[Float[Array, "rates b height width 3"], dict[str, Float[Array, "rates codes"]]]:
+        """The images after a pass through codes of other grains than the router's, and the hits of these codes."""
+        self._check_size(image)
+        features = self.network.encoder(image)
+
+        def at(grain: Int[Array, "b h w"]) -> tuple[Array, dict[str, Array]]:
+            merged, mask = dynamic.merge_grains(features, grain), dynamic.codebook_mask(grain, self.config.grains)
+            found = self._quantize(merged, mask)
+            return self.network.image(found.quantized), self.code_hits(Codes(found.codes, grain), counts)
+
+        return jax.lax.map(at, grains_at_rates(self.config.routing, self.network.encoder, image, features))
+
+    def perturbed(self, codes: Codes, keys: Key[Array, "b"], share: float, among: int) -> Codes:
+        """A share of the codes is one of the `among` nearest to each; all cells of a coarser code keep one code."""
+        drawn = choices(keys, codes.codes.shape[1:], share, among)
+        chosen, ranks = (dynamic.of_first_cell(x, codes.grain, self.config.grains) for x in drawn)
+        changed = near(self.quantizer, codes.codes, ranks, among)
+        return dataclasses.replace(codes, codes=jnp.where(chosen, changed, codes.codes))
 
     def code_maps(self, image: Float[Array, "b height width 3"], codes: Codes) -> dict[str, Array]:
         """`grains`: the image under a veil in the colour of each region's grain, see dq.picture."""

@@ -40,10 +40,14 @@ class Network(nnx.Module):
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
 
     def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b classes"]:
+        return self.head(self.features(image))
+
+    def features(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b features"]:
+        """The input of the last layer."""
         x = image
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = jax.nn.relu(norm(conv(x)))
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        return jnp.mean(x, axis=(1, 2))
 
 
 @jax.tree_util.register_dataclass

@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from rqjax.api.batches import Batches
 from rqjax.api.classifier import LoadedClassifier
 from rqjax.api.pictures import ENDINGS
 from rqjax.api.prior import LoadedPrior
 from rqjax.api.shards import Shards
+from rqjax.checks import number_of
 from rqjax.errors import InputError, printable
 from rqjax.flags.sample import (
     ACCEPTANCE,
@@ -46,8 +47,6 @@ from rqjax.run.labels import chosen
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
-
-T = TypeVar("T")
 
 
 def main(_: Sequence[str]) -> None:
@@ -114,9 +113,9 @@ def _scorer(batches: Batches) -> LoadedClassifier | None:
 def _draws(streams: Sequence[str]) -> list[Draw]:
     """The settings of each stream, by the flags. Raises InputError for flags that the prior has no streams for."""
     settings: dict[str, list[Any]] = {
-        "temperature": [_number("temperature", word, float) for word in TEMPERATURE.value],
-        "top_k": [_number("top_k", word, int) for word in TOP_K.value] or [0],
-        "top_p": [_number("top_p", word, float) for word in TOP_P.value],
+        "temperature": [number_of("temperature", word, float) for word in TEMPERATURE.value],
+        "top_k": [number_of("top_k", word, int) for word in TOP_K.value] or [0],
+        "top_p": [number_of("top_p", word, float) for word in TOP_P.value],
     }
     flags_of_positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
     given = {flag.name: flag.value for flag in flags_of_positions if flag.value is not None}
@@ -134,11 +133,3 @@ def _draws(streams: Sequence[str]) -> list[Draw]:
     for draw, stream in zip(draws, streams, strict=True):
         draw.check(stream)
     return draws
-
-
-def _number(flag: str, word: str, kind: Callable[[str], T]) -> T:
-    try:
-        return kind(word)
-    except ValueError as error:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"--{flag} has {word!r}: expected {what}, or several between commas") from error

@@ -74,6 +74,17 @@ def codebook_mask(grain: Int[Array, "b h w"], grains: int) -> Float[Array, "b H 
     return repeat(weight, "b h w -> b (h r) (w s)", r=2 ** (grains - 1), s=2 ** (grains - 1))
 
 
+def of_first_cell(x: Array, grain: Int[Array, "b h w"], grains: int) -> Array:
+    """Values of cells [b H W], each that of the first cell that has its code: one value for all cells of a code."""
+    side = 2 ** (grains - 1)
+    cells = repeat(grain, "b h w -> b (h r) (w s)", r=side, s=side)
+    found = x
+    for g in range(grains - 1):
+        width = 2 ** (grains - 1 - g)
+        found = jnp.where(cells == g, repeat(x[:, ::width, ::width], "b h w -> b (h r) (w s)", r=width, s=width), found)
+    return found
+
+
 def code_count(grain: Int[Array, "b h w"]) -> Int[Array, "b"]:
     """The number of codes of each image: 1, 4 or 16 per region."""
     return reduce(4**grain, "b h w -> b", "sum").astype(jnp.int32)

@@ -10,12 +10,13 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 
 from rqjax.checks import at_least, frozen, one_of
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Forward, Quantized
+from rqjax.interface import Batch, Forward, Quantized, Rate
 from rqjax.nets.autoencoder import Decoder, Encoder, LevelConfig, check_attention
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.histogram import hits
+from rqjax.quantize.perturb import choices, near
 from rqjax.quantize.pytree import pytree, static
 from rqjax.quantize.residual import ResidualQuantizer
 
@@ -234,6 +235,28 @@ class RQVAE:
     def progressive(self, image: Float[Array, "b height width 3"]) -> Float[Array, "depth b height width 3"]:
         """The images from the first 1, 2, ... codes of every position, one depth at a time."""
         return jax.lax.map(lambda z: self.network.image(self._unfold(z)), self.quantize(image).partial)
+
+    @property
+    def rates(self) -> tuple[Rate, ...]:
+        """The first 1, 2, ... depths."""
+        return tuple(Rate("by depth", float(depth + 1), 0.0) for depth in range(self.levels))
+
+    def at_rates(
+        self, image: Float[Array, "b height width 3"], counts: Bool[Array, "b"]
+    ) -> tuple[Float[Array, "depth b height width 3"], dict[str, Float[Array, "depth codes"]]]:
+        """`progressive`, and the hits of the depths that each image is made of."""
+        found, depths = self.code_hits(self.encode(image), counts), jnp.arange(1, self.levels + 1)
+        seen = {name: jnp.where(depths[:, None] >= int(name), each, 0.0) for name, each in found.items()}
+        return self.progressive(image), seen
+
+    def perturbed(
+        self, codes: Int[Array, "b h w depth"], keys: Key[Array, "b"], share: float, among: int
+    ) -> Int[Array, "b h w depth"]:
+        """Codes of which, at a share of the positions, each of the stack is one of the `among` nearest to it."""
+        chosen, ranks = choices(keys, codes.shape[1:], share, among)
+        books = self.quantizer.codebooks * (self.levels if len(self.quantizer.codebooks) == 1 else 1)
+        each = [near(book, codes[..., d], ranks[..., d], among) for d, book in enumerate(books)]
+        return jnp.where(chosen[..., :1], jnp.stack(each, axis=-1), codes)  # the choice is of positions
 
     def code_maps(self, image: Float[Array, "b height width 3"], codes: Int[Array, "b h w depth"]) -> dict[str, Array]:
         """None: every position has the same number of codes."""

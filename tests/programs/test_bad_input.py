@@ -272,6 +272,56 @@ CONVERT = {
     "a torn folder": (["convert", "--from_safetensors=torn", "--out=a"], "torn"),
     "a classifier to PyTorch": (["convert", "--to_torch=judge", "--out=a.pt"], "lassifier"),
 }
+EVALUATE = {
+    "nothing": (["evaluate"], "evaluate needs --tokenizer DIR or --prior DIR"),
+    "both": (["evaluate", "--tokenizer=rqvae", "--prior=prior"], "evaluate needs --tokenizer DIR or --prior DIR"),
+    "a classifier as tokenizer": (["evaluate", "--tokenizer=judge"], "holds a Classifier"),
+    "a tokenizer as prior": (["evaluate", "--prior=rqvae"], "--prior rqvae holds no prior"),
+    "a missing run": (["evaluate", "--tokenizer=nowhere"], "nowhere holds no checkpoint"),
+    "no images": (["evaluate", "--prior=prior", "--count=0"], "count"),
+    "unlike classes": (["evaluate", "--prior=prior", "--count=15"], "expected a multiple of 10"),
+    "guidance of a prior without": (
+        ["evaluate", "--prior=prior", "--count=10", "--guidance=1,2"],
+        "guidance is 2.0, and this prior was trained with its label at all times",
+    ),
+    "guidance in words": (["evaluate", "--prior=prior", "--guidance=much"], "--guidance has 'much': expected a number"),
+    "settings of other streams": (
+        ["evaluate", "--prior=prior", "--count=10", "--top_k=1,2"],
+        "top_k has 2 values: give one, or one for each of depth 1",
+    ),
+    "a page as out": (["evaluate", "--tokenizer=rqvae", "--out=a.html"], "expected a name that ends in one of .json"),
+    "out is there": (
+        ["evaluate", "--tokenizer=rqvae", "--out=odd/config.json"],
+        "--out odd/config.json exists already",
+    ),
+    "missing images": (["evaluate", "--tokenizer=rqvae", "--data=nowhere"], "'nowhere' is not a folder"),
+    "an unknown split": (["evaluate", "--tokenizer=rqvae", "--split=dev"], "data.split is 'dev'"),
+    "a missing Inception": (
+        ["evaluate", "--tokenizer=rqvae", "--inception=a.pth"],
+        "--inception='a.pth' is not a file",
+    ),
+    "another file as Inception": (["evaluate", "--prior=prior", "--count=10", "--inception=text.pt"], "has SHA-256"),
+    "an unknown protocol": (["evaluate", "--tokenizer=rqvae", "--protocol=fid"], "protocol"),
+    "a missing LPIPS": (["evaluate", "--tokenizer=rqvae", "--lpips=a.pth"], "'a.pth' is not a file"),
+    "a tokenizer as classifier": (
+        ["evaluate", "--tokenizer=rqvae", "--classifier=rqvae"],
+        "--classifier rqvae holds a RQVAEConfig: expected the run of a classifier",
+    ),
+    "a classifier kept over something": (
+        ["evaluate", "--tokenizer=rqvae", "--keep_classifier=animals"],
+        "--keep_classifier animals is not empty",
+    ),
+    "a text as reference": (
+        ["evaluate", "--prior=prior", "--count=10", "--reference=file"],
+        "--reference file cannot be read",
+    ),
+    "two kinds of reference": (
+        ["evaluate", "--prior=prior", "--count=10", "--reference=file", "--data=photos"],
+        "--reference has the statistics: leave --data",
+    ),
+    "a prior's flag": (["evaluate", "--tokenizer=rqvae", "--count=10"], "--count is for a prior: leave it out"),
+    "a tokenizer's flag": (["evaluate", "--prior=prior", "--lpips=a.pth"], "--lpips is for a tokenizer: leave it out"),
+}
 OTHERS = {
     "quickstart without out": (["quickstart"], "quickstart needs --out DIR"),
     "quickstart of no model": (["quickstart", "--model=vq", "--out=a"], "<rq|dq>"),
@@ -311,6 +361,7 @@ ALL = {
         "report": REPORT,
         "train": TRAIN,
         "convert": CONVERT,
+        "evaluate": EVALUATE,
         "others": OTHERS,
     }.items()
     for case, line in cases.items()

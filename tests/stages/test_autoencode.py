@@ -92,6 +92,14 @@ class Toy:
     def progressive(self, image):
         return self.reconstruct(image)[None]
 
+    rates = ()
+
+    def at_rates(self, image, counts):
+        return jnp.zeros((0, *image.shape)), {}
+
+    def perturbed(self, codes, keys, share, among):
+        return codes
+
     def code_maps(self, image, codes):
         return {}
 

@@ -1,0 +1,1 @@
+"""A trained model against images: the figures of papers, with everything that decides them."""

@@ -42,7 +42,7 @@ def jpeg(generator: np.random.Generator) -> bytes:
     coarse = coarse.resize((int(width), int(height)), Image.Resampling.BICUBIC)
     grain = generator.normal(0, 8, (height, width, 1)) + 40 * (generator.random((height, width, 1)) > 0.995)
     out = io.BytesIO()
-    Image.fromarray(np.uint8(np.clip(np.asarray(coarse) + grain, 0, 255))).save(out, "jpeg", quality=90)
+    Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8)).save(out, "jpeg", quality=90)
     return out.getvalue()
 
 

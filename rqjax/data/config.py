@@ -15,6 +15,8 @@ from rqjax.data.tfds import Prepared
 from rqjax.errors import InputError
 
 NAMES = ("fashion_mnist", "folder", "captions", "tars", "lmdb", "tfds", "latents", "synthetic")
+EMBEDDED = "fashion_mnist"
+"""The set that is a part of the package."""
 OF_FILES = ("folder", "captions", "tars", "lmdb")
 """Sets that lie in files of the user's, at `path`, which may be a prepared set instead."""
 CROPS = ("random", "center", "random_resized")
@@ -29,7 +31,7 @@ class DataConfig:
 
     # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), lmdb (LSUN), tfds,
     # synthetic; latents (a set of rqjax encode, for a prior: nothing is scaled, cropped or mirrored)
-    name: str = "fashion_mnist"
+    name: str = EMBEDDED
     # folder, captions, tars, lmdb: its place, or a set of launch/prepare.py; latents: one of rqjax encode. tfds:
     # data_dir, or dataset_info.json's folder
     path: str = ""
@@ -83,6 +85,11 @@ class DataConfig:
             )
         if self.name in (*OF_FILES, "latents") and not self.path:
             raise InputError(f"data.name={self.name} without data.path: give its folder")
+        if self.name in (EMBEDDED, "synthetic") and self.path:
+            raise InputError(
+                f"data.path={self.path} with data.name={self.name}, which is read from no path: leave one of them out,"
+                " or give data.name=folder for images of your own"
+            )
         if self.text_length and not self.vocabulary:
             raise InputError(
                 f"data.text_length={self.text_length} without data.vocabulary: give a folder with vocab.json and"

@@ -7,6 +7,7 @@ import runpy
 import traceback
 from typing import Any
 
+from rqjax.data.config import EMBEDDED
 from rqjax.dq.vae import GrainConfig
 from rqjax.errors import InputError
 from rqjax.flags.configuration import Asked
@@ -19,13 +20,16 @@ def load(asked: Asked) -> Config:
     """The configuration that a command line asks for, with the fields that it sets.
 
     Raises InputError for names that don't exist, for a file that is no configuration, with its line, and for fields
-    that don't exist or don't take their values. Thresholds come from a table where a field names one.
+    that don't exist or don't take their values. Thresholds come from a table where a field names one. A `data.path`
+    where the configuration has the packaged images is a folder of other images, unless a `data.name` says more.
     """
     path, variant = _find(asked.name)
     config = _made_by(path, variant)
     for field in asked.fields:
         name, equals, word = field.partition("=")
         fields.assign(config, name, word if equals else None)
+    if config.data.name == EMBEDDED and config.data.path and "data.name" not in asked.given:
+        config.data.name = "folder"
     model = config.stage.model
     if isinstance(model, GrainConfig) and model.routing.thresholds_path:
         model.routing = model.routing.with_thresholds(model.resolution // max(model.grids[0], 1))

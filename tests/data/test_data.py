@@ -143,6 +143,8 @@ def test_the_embedded_images_are_scaled_to_the_crop():
         ({"min_scale": 0.0}, "min_scale=0.0"),
         ({"name": "folder"}, "without data.path"),
         ({"name": "tfds"}, "without data.dataset"),
+        ({"name": "fashion_mnist", "path": "mine"}, "data.path=mine with data.name=fashion_mnist, .* no path"),
+        ({"name": "synthetic", "path": "mine"}, "give data.name=folder"),
     ],
 )
 def test_values_that_cannot_be_used_are_refused(changes, words):

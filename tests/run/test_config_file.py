@@ -137,3 +137,11 @@ def test_images_of_another_size_than_the_nets_are_refused():
         config = config_file.load(Asked(f"quickstart:{variant}", ("data.size=64", "data.resize=64")))
         with pytest.raises(InputError, match=f"data.size is 64 and stage.{name}.resolution is 32: make them equal"):
             config.check()
+
+
+def test_a_path_in_place_of_the_packaged_images_is_a_folder_of_others():
+    data = config_file.load(Asked("quickstart:rqvae", ("data.path=mine",))).data
+    assert (data.name, data.path) == ("folder", "mine")
+    assert config_file.load(Asked("quickstart:rqvae", ("data.path=",))).data.name == "fashion_mnist"
+    captions = config_file.load(Asked("quickstart:rqvae", ("data.path=mine", "data.name=captions"))).data
+    assert captions.name == "captions"

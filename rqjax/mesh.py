@@ -167,6 +167,12 @@ def shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape.get(axis, 1) for axis in ("replica", "data"))
 
 
+def platform() -> str:
+    """What the computation is made for: "cpu", "gpu" or "tpu", by the mesh in force, or else by JAX's default."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation to mesh axes inside a mesh; outside one (tests, notebooks) does nothing.
 

@@ -174,6 +174,8 @@ def _moved(instruction: Instruction, computation: Computation, computations: dic
     operands = [sum(computation[name].stored) for name in instruction.operands if name in computation]
     if instruction.opcode == "copy-start":
         return sum(instruction.stored[:2])  # (to, from, a flag)
+    if instruction.opcode == "slice-start":
+        return instruction.sizes[1] + instruction.stored[1]  # ((from), to, a flag)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * result
     if instruction.opcode == "dynamic-update-slice":
@@ -182,22 +184,41 @@ def _moved(instruction: Instruction, computation: Computation, computations: dic
     if called is None or called[1] not in computations:
         return result + sum(operands)
     fused = computations[called[1]]
-    return _written(fused, result) + sum(_read(fused, i, size) for i, size in enumerate(operands))
+    return _written(fused, result) + sum(_read(fused, i, size, computations) for i, size in enumerate(operands))
 
 
-def _read(fused: Computation, index: int, whole: int) -> int:
-    """Bytes read of a fusion's operand."""
+def _read(fused: Computation, index: int, whole: int, computations: dict[str, Computation]) -> int:
+    """Bytes read of a fusion's operand, which a fusion inside it may take slices of."""
     names = {x.name for x in fused.values() if x.opcode == "parameter" and x.inside == str(index)}
-    users = [x for x in fused.values() if names & set(x.operands)]
-    if users and all(x.opcode in ("dynamic-slice", "slice", "gather") for x in users):
-        return min(whole, sum(sum(x.sizes) for x in users))
-    if users and all(x.opcode == "dynamic-update-slice" and x.operands[0] in names for x in users):
-        return 0  # the array that is written into
-    return whole
+    read = 0
+    for user in fused.values():
+        if not names & set(user.operands):
+            continue
+        if user.opcode == "bitcast":
+            names.add(user.name)  # the same array; its users stand behind it
+        elif user.opcode in ("dynamic-slice", "slice", "gather"):
+            read += sum(user.sizes)
+        elif user.opcode == "fusion" and (called := _CALLED.search(user.rest)) and called[1] in computations:
+            inside = computations[called[1]]
+            places = [i for i, name in enumerate(user.operands) if name in names]
+            read += sum(_read(inside, i, whole, computations) for i in places)
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] not in names:  # else what is written into
+            return whole
+    return min(whole, read)
 
 
 def _written(fused: Computation, whole: int) -> int:
+    """Bytes written by a fusion: of arrays of which it replaces slices, the slices."""
     root = next((x for x in fused.values() if x.root), None)
-    if root is not None and root.opcode == "dynamic-update-slice" and root.operands[1] in fused:
-        return sum(fused[root.operands[1]].sizes)
-    return whole
+    if root is None:
+        return whole
+    results = [fused[name] for name in root.operands if name in fused] if root.opcode == "tuple" else [root]
+    return min(whole, sum(_replaced(fused, x) for x in results))
+
+
+def _replaced(fused: Computation, result: Instruction) -> int:
+    while result.opcode == "bitcast" and result.operands[0] in fused:
+        result = fused[result.operands[0]]
+    if result.opcode == "dynamic-update-slice" and result.operands[1] in fused:
+        return sum(fused[result.operands[1]].sizes)
+    return sum(result.sizes)

@@ -18,7 +18,7 @@ from rqjax.dq import given as known
 from rqjax.dq import positions
 from rqjax.dq.network import DQTransformerNetwork, Head
 from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
-from rqjax.nets.decoding import Cache, Layer, decode, empty_caches, in_compute_dtype, layers_of
+from rqjax.nets.decoding import Caches, Layers, decode, empty_caches, in_compute_dtype, layers_of, stretches
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
 from rqjax.quantize.dynamic import Codes
@@ -39,7 +39,7 @@ class State:
     done: Bool[Array, "b"]
     codes: Int[Array, "b cells"]  # on the finest grid
     grain: Int[Array, "b cells"]  # of each code; -1 where no token covers the cell yet
-    caches: tuple[tuple[Cache, ...], tuple[Cache, ...]]
+    caches: tuple[Caches, Caches]
 
     @property
     def free(self) -> Bool[Array, "b cells"]:
@@ -71,10 +71,12 @@ def generate(
     keys = row_keys(key, starts.shape[0])
     step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions, guide, given)
 
-    def going(state: State) -> Bool[Array, ""]:
-        return (state.t + 1 < limit) & ~jnp.all(state.done)
+    def going(end: int, state: State) -> Bool[Array, ""]:
+        return (state.t < jnp.minimum(end, limit - 1)) & ~jnp.all(state.done)
 
-    state = jax.lax.while_loop(going, step, start(layout, network, starts, 1 if guide is None else 2))
+    state = start(layout, network, starts, 1 if guide is None else 2)
+    for _, end in stretches(layout.capacity - 1):
+        state = jax.lax.while_loop(functools.partial(going, end), functools.partial(step, end), state)
     return state.rows, codes_of(layout, state)
 
 
@@ -115,8 +117,8 @@ class _Unrolled(NamedTuple):
     """A network with its layers apart and its weights in the compute dtype, made once before the loop."""
 
     network: DQTransformerNetwork
-    position_layers: tuple[Layer, ...]
-    content_layers: tuple[Layer, ...]
+    position_layers: Layers
+    content_layers: Layers
     position_head: Head
     content_head: Head
 
@@ -140,15 +142,16 @@ def _step(
     fixed: Bool[Array, ""],
     guide: Guide | None,
     given: Codes | None,
+    visible: int,
     state: State,
 ) -> State:
-    """One more token for each image that is not done: its position, then its content."""
+    """One more token for each image that is not done: its position, then its content. The first `visible` are read."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, state.t)
     keys = jax.vmap(functools.partial(jax.random.split, num=2))(keys)
     last = jax.tree.map(lambda ids: ids[:, state.t], state.rows.tokens)
 
     x = parts.network.embed(last if guide is None else _both(layout, last, guide))
-    x, first = decode(parts.position_layers, x[:, None], state.caches[0], state.t)
+    x, first = decode(parts.position_layers, x[:, None], state.caches[0], state.t, visible)
     allowed = positions.allowed(layout, state.free, last.grain)
     if given is not None:
         allowed = known.kept_to(layout, allowed, state.free, last.grain, given.grain)
@@ -161,7 +164,7 @@ def _step(
     next_to = Tokens(content=last.content, position=position, grain=grain, index=last.index)
     places = next_to if guide is None else _both(layout, next_to, guide)
     x = x[:, 0].astype(jnp.float32) + parts.network.places(places.position, places.grain)
-    x, second = decode(parts.content_layers, x[:, None], state.caches[1], state.t)
+    x, second = decode(parts.content_layers, x[:, None], state.caches[1], state.t, visible)
     logits = _mixed(parts.content_head(x[:, 0]), guide, state.t, CONTENTS)
     drawn = draws.draw(CONTENTS, keys[:, 1], _only(jnp.arange(logits.shape[-1]) < layout.codebook_size, logits))
     if given is not None:
@@ -188,9 +191,7 @@ def _only(allowed: Bool[Array, "b ids"] | Bool[Array, "ids"], logits: Float[Arra
     return jnp.where(allowed, logits, -jnp.inf)
 
 
-def write(
-    layout: SequenceLayout, state: State, token: Tokens, caches: tuple[tuple[Cache, ...], tuple[Cache, ...]]
-) -> State:
+def write(layout: SequenceLayout, state: State, token: Tokens, caches: tuple[Caches, Caches]) -> State:
     """The state with one more token [b] for each image that is not done."""
     t, done = state.t + 1, state.done
     covers = positions.covered(layout, token) & ~done[:, None]

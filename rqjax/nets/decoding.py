@@ -1,11 +1,13 @@
-"""A causal stack made ready to draw token after token: layers one by one over caches, in the layout that reads fastest.
+"""A causal stack made ready to draw token after token: layers over caches, in the form that the platform reads fastest.
 
-A product with one row of a batch is bound by the reading of its kernel. So kernels are kept [outputs inputs], which is
-read in order; queries, keys and values come of one product; and each head's keys and values lie side by side. All of
-that is made once, before the loop over tokens.
+A product with one row of a batch is bound by the reading of its kernel. So on CPUs and GPUs layers stand one by one,
+their kernels [outputs inputs], which is read in order; queries, keys and values come of one product. All of that is
+made once, before the loop over tokens. A TPU takes a layer's weights out of the stacked ones within the product, so
+that nets.scanned_decoding needs no copy of them there, and compiles one layer instead of all.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -17,17 +19,12 @@ from jax.tree_util import KeyPath
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from rqjax.mesh import constrain, name_of
-from rqjax.nets.transformer import LOWEST, Block, Index, Stack, causal, gelu, place
+from rqjax.mesh import constrain, name_of, platform
+from rqjax.nets import scanned_decoding
+from rqjax.nets.caches import Cache, attend, write
+from rqjax.nets.transformer import Block, Index, Stack, causal, gelu, place
 
 Module = TypeVar("Module", bound=nnx.Module)
-
-
-class Cache(NamedTuple):
-    """The keys and values that one layer has seen, in arrays of the full length from the start."""
-
-    keys: Float[Array, "b heads length size"]
-    values: Float[Array, "b heads length size"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +50,47 @@ class Layer:
     down: Linear
 
     def extend(
-        self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "n length"]
+        self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "n visible"]
     ) -> tuple[Float[Array, "b n dim"], Cache]:
-        """The output for `n` more positions, and the cache with their keys and values written from `index` on."""
+        """The output for `n` more positions, and the cache with their keys and values written from `index` on. The
+        first `visible` positions are read, as the mask allows.
+        """
         block, heads = self.block, cache.keys.shape[1]
         parts = rearrange(
             self.attend(block.norm1(x)), "b n (heads part size) -> part b n heads size", heads=heads, part=3
         )
         query, keys = place(block, parts[0], parts[1], index)
-        cache = Cache(_write(cache.keys, keys, index), _write(cache.values, parts[2], index))
-        x = x + self.proj(rearrange(_attention(query, cache, mask), "b n heads size -> b n (heads size)"))
+        cache = Cache(write(cache.keys, keys, index), write(cache.values, parts[2], index))
+        x = x + self.proj(rearrange(attend(query, cache, mask), "b n heads size -> b n (heads size)"))
         x = x + self.down(gelu(self.up(block.norm2(x)), block.settings))
         return constrain(x, "data", None, None), cache
 
 
-def layers_of(stack: Stack) -> tuple[Layer, ...]:
-    """The layers one by one: a scan over them would copy their weights at every token."""
+Layers = tuple[Layer, ...] | Block
+"""Layers one by one, or those of a stack as they are."""
+Caches = tuple[Cache, ...] | Cache
+"""One of each layer, or a cache whose arrays have all layers in front."""
+TPU_STRETCHES = 4
+
+
+def layers_of(stack: Stack) -> Layers:
+    """The layers ready for a loop over tokens; but on TPUs, a scan over them would copy their weights at each token."""
     if stack.blocks is None:
         return ()
     blocks = in_compute_dtype(stack.blocks, stack.dtype)
+    if platform() == "tpu":
+        return blocks
     return tuple(_layer(jax.tree.map(lambda x, i=i: x[i], blocks)) for i in range(stack.layers))
+
+
+def stretches(positions: int) -> list[tuple[int, int]]:
+    """Into which parts (first, last + 1) a loop over positions falls; each reads caches up to its end alone.
+
+    Each part is compiled by itself, which only a TPU's scanned layers make cheap.
+    """
+    parts = min(TPU_STRETCHES, positions) if platform() == "tpu" else 1
+    ends = [positions * i // parts for i in range(parts + 1)]
+    return list(itertools.pairwise(ends))
 
 
 def _layer(block: Block) -> Layer:
@@ -90,11 +108,13 @@ def _bias(layer: nnx.LinearGeneral) -> Array | None:
     return None if layer.bias is None else layer.bias[...]
 
 
-def empty_caches(stack: Stack, batch: int, length: int) -> tuple[Cache, ...]:
-    """Empty caches for `length` positions, one per layer."""
+def empty_caches(stack: Stack, batch: int, length: int) -> Caches:
+    """Empty caches for `length` positions, of each layer."""
     if stack.blocks is None:
         return ()
     layers, _, heads, size = stack.blocks.query.kernel.shape
+    if platform() == "tpu":
+        return scanned_decoding.empty_cache((layers, batch, heads, length, size), stack.dtype)
     empty = constrain(jnp.zeros((batch, heads, length, size), stack.dtype), "data", "model", None, None)
     return tuple(Cache(empty, empty) for _ in range(layers))
 
@@ -118,23 +138,18 @@ def footprint(stacks: Sequence[tuple[Stack, int]], codes: int) -> Footprint:
     return Footprint(layers, row + 4 * 4 * codes)
 
 
-def prefill(
-    layers: tuple[Layer, ...], x: Float[Array, "b n dim"], caches: tuple[Cache, ...]
-) -> tuple[Float[Array, "b n dim"], tuple[Cache, ...]]:
+def prefill(layers: Layers, x: Float[Array, "b n dim"], caches: Caches) -> tuple[Float[Array, "b n dim"], Caches]:
     """The outputs of the first `n` positions at once, and the caches that hold them."""
-    if not layers:
-        return x, caches
-    n, length = x.shape[1], caches[0].keys.shape[2]
-    return _extend(layers, x, caches, 0, jnp.pad(causal(n)[0], ((0, 0), (0, length - n))))
+    return _extend(layers, x, caches, 0, causal(x.shape[1])[0])
 
 
 def decode(
-    layers: tuple[Layer, ...], x: Float[Array, "b 1 dim"], caches: tuple[Cache, ...], index: Index
-) -> tuple[Float[Array, "b 1 dim"], tuple[Cache, ...]]:
-    """The output of one more position, at `index`, which sees those up to its own, and the caches that hold it."""
-    if not layers:
-        return x, caches
-    return _extend(layers, x, caches, index, jnp.arange(caches[0].keys.shape[2])[None] <= index)
+    layers: Layers, x: Float[Array, "b 1 dim"], caches: Caches, index: Index, visible: int
+) -> tuple[Float[Array, "b 1 dim"], Caches]:
+    """The output of one more position, at `index`, which sees those up to its own, and the caches that hold it. Only
+    the first `visible` positions are read, of which `index` is one.
+    """
+    return _extend(layers, x, caches, index, jnp.arange(visible)[None] <= index)
 
 
 def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
@@ -150,24 +165,17 @@ def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
 
 
 def _extend(
-    layers: tuple[Layer, ...], x: Array, caches: tuple[Cache, ...], index: Index, mask: Array
-) -> tuple[Array, tuple[Cache, ...]]:
+    layers: Layers, x: Array, caches: Caches, index: Index, mask: Bool[Array, "n visible"]
+) -> tuple[Array, Caches]:
+    if isinstance(caches, Cache):
+        assert isinstance(layers, Block)  # the platform decides of both
+        return scanned_decoding.extend(layers, x, caches, index, mask)
+    if not layers:
+        return x, caches
+    assert isinstance(layers, tuple)
     x = constrain(x.astype(layers[0].block.settings.dtype), "data", None, None)
     written = []
     for layer, cache in zip(layers, caches, strict=True):
         x, cache = layer.extend(x, cache, index, mask)
         written.append(cache)
     return x, tuple(written)
-
-
-def _write(old: Float[Array, "b heads length size"], part: Float[Array, "b n heads size"], index: Index) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(old, part.transpose(0, 2, 1, 3).astype(old.dtype), index, axis=2)
-
-
-def _attention(
-    query: Float[Array, "b n heads size"], cache: Cache, mask: Bool[Array, "n length"]
-) -> Float[Array, "b n heads size"]:
-    query = query * query.shape[-1] ** -0.5
-    logits = jnp.einsum("bqhs,bhks->bhqk", query, cache.keys, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(jnp.where(mask, logits, LOWEST), axis=-1).astype(cache.values.dtype)
-    return jnp.einsum("bhqk,bhks->bqhs", weights, cache.values)

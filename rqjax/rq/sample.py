@@ -1,5 +1,6 @@
 """Drawing codes from an RQ-Transformer: one compiled program over preallocated caches."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,12 +9,12 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.interface import Quantizer
-from rqjax.nets.decoding import Cache, decode, empty_caches, in_compute_dtype, layers_of, prefill
+from rqjax.nets.decoding import Caches, decode, empty_caches, in_compute_dtype, layers_of, prefill, stretches
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
 from rqjax.rq.network import RQTransformerNetwork
 
-Carry = tuple[Float[Array, "rows dim"], tuple[Cache, ...]]
+Carry = tuple[Float[Array, "rows dim"], Caches]
 Known = Int[Array, "b depth"] | None
 PositionSampler = Callable[[Float[Array, "rows dim"], Key[Array, "b"], Int[Array, ""], Known], Int[Array, "b depth"]]
 
@@ -43,17 +44,20 @@ def generate(
         _, caches = prefill(layers, led[:, :-1], caches)
     draw = _position_sampler(network, quantizer, draws, guide)
 
-    def step(carry: Carry, t: Int[Array, ""]) -> tuple[Carry, Int[Array, "b depth"]]:
+    def step(visible: int, carry: Carry, t: Int[Array, ""]) -> tuple[Carry, Int[Array, "b depth"]]:
         x, caches = carry
-        spatial, caches = decode(layers, x[:, None], caches, length - 1 + t)
+        spatial, caches = decode(layers, x[:, None], caches, length - 1 + t, visible)
         known = None if given is None else given[:, t]
         codes = draw(spatial[:, 0], jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t), t, known)
         seen = codes[:, None] if guide is None else branches(codes, codes)[:, None]
         x = network.tokens(seen, network.vectors(quantizer, seen)) + network.pos_emb_hw[t]
         return (x[:, 0].astype(jnp.float32), caches), codes
 
-    _, codes = jax.lax.scan(step, (led[:, -1].astype(jnp.float32), caches), jnp.arange(positions))
-    return rearrange(codes, "n b d -> b n d")
+    carry, drawn = (led[:, -1].astype(jnp.float32), caches), []
+    for first, end in stretches(positions):
+        carry, codes = jax.lax.scan(functools.partial(step, length - 1 + end), carry, jnp.arange(first, end))
+        drawn.append(codes)
+    return rearrange(jnp.concatenate(drawn), "n b d -> b n d")
 
 
 def _position_sampler(
@@ -71,7 +75,7 @@ def _position_sampler(
         caches = empty_caches(network.head, spatial.shape[0], depth)
         x, codes = spatial.astype(jnp.float32), jnp.zeros((len(keys), 0), jnp.int32)
         for d in range(depth):
-            x, caches = decode(layers, (x + network.pos_emb_d[d])[:, None], caches, d)
+            x, caches = decode(layers, (x + network.pos_emb_d[d])[:, None], caches, d, depth)
             subkeys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, d)
             logits = classifier.at(x[:, 0], d)
             logits = logits if guide is None else guided(logits, guide.scales[t, d])

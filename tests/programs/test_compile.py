@@ -122,6 +122,53 @@ def test_a_text_read_line_by_line():
     assert hlo.traffic(hlo.parse(TEXT)) == 10 * (fusion + gather + copy + compare)
 
 
+NESTED = """HloModule m
+
+%inner (param_0: f32[10,100], param_1: s32[]) -> f32[1,100] {
+  %param_0 = f32[10,100]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  ROOT %ds = f32[1,100]{1,0} dynamic-slice(%param_0, %param_1), dynamic_slice_sizes={1,100}
+}
+
+%product (param_0: f32[10,100], param_1: s32[], param_2: f32[7,100]) -> f32[7,1] {
+  %param_0 = f32[10,100]{1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %param_2 = f32[7,100]{1,0} parameter(2)
+  %f = f32[1,100]{1,0} fusion(%param_0, %param_1), kind=kLoop, calls=%inner
+  ROOT %c = f32[7,1]{1,0} convolution(%param_2, %f), dim_labels=bf_oi->bf
+}
+
+%update (param_0: f32[10,100], param_1: f32[10,100], param_2: f32[1,100], param_3: s32[]) -> (f32[10,100]) {
+  %param_0 = f32[10,100]{1,0} parameter(0)
+  %param_1 = f32[10,100]{1,0} parameter(1)
+  %param_2 = f32[1,100]{1,0} parameter(2)
+  %param_3 = s32[] parameter(3)
+  %first = f32[10,100]{1,0} dynamic-update-slice(%param_0, %param_2, %param_3)
+  %second = f32[10,100]{1,0} dynamic-update-slice(%param_1, %param_2, %param_3)
+  ROOT %t = (f32[10,100]{1,0}, f32[10,100]{1,0}) tuple(%first, %second)
+}
+
+ENTRY %main (w: f32[10,100], i: s32[], x: f32[7,100], k: f32[10,100], v: f32[10,100], n: f32[1,100]) -> f32[7,1] {
+  %w = f32[10,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = f32[7,100]{1,0} parameter(2)
+  %k = f32[10,100]{1,0} parameter(3)
+  %v = f32[10,100]{1,0} parameter(4)
+  %n = f32[1,100]{1,0} parameter(5)
+  %u = (f32[10,100]{1,0}, f32[10,100]{1,0}) fusion(%k, %v, %n, %i), kind=kLoop, calls=%update
+  %s = ((f32[10,100]{1,0}), f32[5,100]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:5], [0:100]}
+  %d = f32[5,100]{1,0:T(8,128)S(1)} slice-done(%s)
+  ROOT %y = f32[7,1]{1,0} fusion(%w, %i, %x), kind=kOutput, calls=%product
+}
+"""
+
+
+def test_layers_of_a_loop_and_caches_are_read_and_written_in_slices():
+    """A fusion inside a product reads one layer's weights; two caches are written in place, where one token stands."""
+    product, caches, part = 400 + 4 + 2800 + 28, 400 + 4 + 2 * 400, 2000
+    assert hlo.traffic(hlo.parse(NESTED)) == product + caches + part
+
+
 @pytest.mark.parametrize("variant", ["rqtransformer", pytest.param("dqvae", marks=pytest.mark.slow)])
 def test_a_step_for_a_slice_that_is_not_there(variant):
     config = get_config(variant)

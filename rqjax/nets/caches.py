@@ -1,0 +1,34 @@
+"""Keys and values that a layer has seen, kept for the tokens to come."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rqjax.nets.transformer import LOWEST, Index
+
+
+class Cache(NamedTuple):
+    """The keys and values of one layer, or of `layers` in front, in arrays of the full length from the start."""
+
+    keys: Float[Array, "*layers b heads length size"]
+    values: Float[Array, "*layers b heads length size"]
+
+
+def write(
+    old: Float[Array, "b heads length size"], part: Float[Array, "b n heads size"], index: Index
+) -> Float[Array, "b heads length size"]:
+    """The array with those of `n` positions from `index` on."""
+    return jax.lax.dynamic_update_slice_in_dim(old, part.transpose(0, 2, 1, 3).astype(old.dtype), index, axis=2)
+
+
+def attend(
+    query: Float[Array, "b n heads size"], cache: Cache, mask: Bool[Array, "n visible"]
+) -> Float[Array, "b n heads size"]:
+    """What each query reads of the first `visible` positions of one layer's cache, where the mask allows it."""
+    keys, values = (x[:, :, : mask.shape[1]] for x in cache)
+    query = query * query.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhs,bhks->bhqk", query, keys, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask, logits, LOWEST), axis=-1).astype(values.dtype)
+    return jnp.einsum("bhqk,bhks->bqhs", weights, values)

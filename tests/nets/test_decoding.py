@@ -1,0 +1,79 @@
+"""The form that a TPU decodes in draws what the other one draws; tests/rq and tests/dq hold that one to the goldens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rqjax.dq import sample as dq_sample
+from rqjax.mesh import make_mesh, platform
+from rqjax.nets import decoding
+from rqjax.nets.guidance import Guidance
+from rqjax.nets.sampling import Draw
+from rqjax.rq import sample as rq_sample
+from tests import small_dq, small_rq
+
+KEY = jax.random.key(0)
+DRAWS = {"greedy": Draw(temperature=0.0), "drawn": Draw(top_p=0.9)}
+
+
+def forget():
+    """Programs of one form must not serve the other."""
+    rq_sample.generate.clear_cache()
+    dq_sample.generate.clear_cache()
+
+
+@pytest.fixture
+def scanned(monkeypatch):
+    def use():
+        forget()
+        monkeypatch.setattr(decoding, "platform", lambda: "tpu")
+
+    yield use
+    forget()
+
+
+def test_the_platform_is_that_of_the_mesh():
+    assert platform() == jax.default_backend()
+    with jax.set_mesh(make_mesh("8x1")):
+        assert platform() == "cpu"
+        assert jax.jit(lambda x: x if platform() == "cpu" else 2 * x)(1) == 1
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"classes": 0, "text_vocab": 7, "text_length": 4}, {"body_layers": 0}, {"head_layers": 0}],
+    ids=["class", "text", "no body", "no head"],
+)
+def test_rq_codes_are_the_same(scanned, changes, draws):
+    config = small_rq.small_config(**changes)
+    model = small_rq.strong(config.init(jax.random.key(0)), 10.0)
+    tokenizer = small_rq.tokenizer_with(small_rq.make_quantizer((16,), 8))
+    labels = jnp.array([[1, 2, 3, 4], [6, 5, 0, 0]]) if "text_length" in changes else jnp.array([1, 4])
+    expected = model.generate(tokenizer, labels, KEY, DRAWS[draws])
+    scanned()
+    found = model.generate(tokenizer, labels, KEY, DRAWS[draws])
+    assert len(np.unique(expected)) > 3
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
+@pytest.mark.parametrize("grids", [(2, 4), (2, 4, 8)])
+def test_dq_codes_are_the_same(scanned, grids, guidance):
+    config = small_dq.small_config(grids=grids, block_size=80, dim=32, condition_dropout=0.1)
+    model = small_dq.strong(config.init(jax.random.key(3)))
+    draw = lambda: model.generate(None, jnp.arange(4) % 3, KEY, DRAWS["drawn"], guidance=guidance)  # noqa: E731
+    expected = draw()
+    scanned()
+    found = draw()
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert len(np.unique(expected.codes)) > 3
+
+
+def test_a_stretch_reads_no_more_than_it_needs(scanned):
+    assert decoding.stretches(64) == [(0, 64)]
+    scanned()
+    assert decoding.stretches(64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
+    assert decoding.stretches(3) == [(0, 1), (1, 2), (2, 3)]
+    assert decoding.stretches(10)[-1][1] == 10

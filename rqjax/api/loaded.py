@@ -15,6 +15,7 @@ from rqjax.api.batches import Batches
 from rqjax.api.filmstrip import Filmstrip, bits_by_level, level_names, maps_of, psnr_by_level
 from rqjax.api.inputs import FoundCodes, GivenCodes, Images, code_arrays, fitted, image_array, whole_number
 from rqjax.api.pictures import Pictures, picture
+from rqjax.api.pixels import decoded
 from rqjax.api.publish import push
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError, printable
@@ -230,12 +231,6 @@ def _quiet() -> Generator[None]:
 @jax.jit
 def _encode(tokenizer: Tokenizer, image: Float[Array, "n h w 3"]) -> Codes:
     return tokenizer.encode(image)
-
-
-@jax.jit
-def decoded(tokenizer: Tokenizer, codes: Codes) -> UInt8[Array, "n h w 3"]:
-    """The images of codes as bytes."""
-    return to_uint8(tokenizer.decode_codes(codes))
 
 
 @jax.jit

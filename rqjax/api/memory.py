@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from rqjax.api.batches import Batches
+from rqjax.api.pixels import DECODED
 from rqjax.errors import InputError
 from rqjax.interface import Prior, Tokenizer
 
@@ -20,7 +21,8 @@ class Plan:
     """Bytes on each device. An estimate: compilers hold a little more or less."""
 
     weights: int  # of both models, and of the prior's layers as the loop over tokens reads them
-    image: int  # of each image that it computes: caches, logits, and the map that the pixels are made of
+    image: int  # of each image that it draws: caches and logits
+    pixels: int  # of each image that it decodes, DECODED at once: the map that the pixels are made of
     images: int  # computed at once, on all devices together
     devices: int
     limit: int | None  # of the smallest device; None if one does not tell
@@ -32,20 +34,26 @@ class Plan:
         """For so many images in all and both models whole on each device; with guidance the prior sees each twice."""
         drawing, (inputs, outputs) = prior.footprint, tokenizer.last_layer.kernel.shape[-2:]
         pixels = 4 * 3 * resolution**2 * inputs // outputs  # bytes of that map: a layer of patches makes many of each
-        image = (2 if guided else 1) * drawing.row + MAPS * pixels
+        row = (2 if guided else 1) * drawing.row
         weights = bytes_of(prior) + bytes_of(tokenizer) + drawing.layers
-        return cls(weights, image, batches.size(images), batches.mesh.size, limit_of(batches.mesh.devices.flat))
+        limit = limit_of(batches.mesh.devices.flat)
+        return cls(weights, row, MAPS * pixels, batches.size(images), batches.mesh.size, limit)
 
     @property
     def needed(self) -> int:
-        """Bytes of a device while it draws."""
-        return self.weights + -(-self.images // self.devices) * self.image
+        """Bytes of a device while it draws some images and decodes those before them."""
+        return self._for(-(-self.images // self.devices))
+
+    def _for(self, each: int) -> int:
+        return self.weights + each * self.image + min(each, DECODED) * self.pixels
 
     def check(self) -> None:
         """Raises InputError if so many images at once do not fit devices whose memory is known."""
         if self.limit is None or self.needed <= self.limit:
             return
-        fit = (self.limit - self.weights) // self.image * self.devices
+        left = self.limit - self.weights
+        each = left // (self.image + self.pixels)
+        fit = self.devices * (each if each < DECODED else (left - DECODED * self.pixels) // self.image)
         remedy = "not one image fits: take dtype=bfloat16, or a smaller model"
         raise InputError(f"{self}: {f'batch={fit} fits' if fit > 0 else remedy}")
 

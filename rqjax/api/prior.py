@@ -18,9 +18,10 @@ from rqjax.api.request import Request, best_of
 from rqjax.api.sampler import sample
 from rqjax.checks import one_of
 from rqjax.errors import InputError, printable
-from rqjax.interface import Prior, PriorConfig
+from rqjax.interface import Prior, PriorConfig, Tokenizer
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.init import DTYPES
+from rqjax.nets.precision import computing_in
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.run.dataset import few
 from rqjax.run.directory import Run
@@ -54,6 +55,11 @@ class LoadedPrior(LoadedModel):
         run = self._tokenizer_run or self.run.tokenizer()
         self.run.check_tokenizer(run)
         return LoadedTokenizer(run, self._batches)
+
+    @functools.cached_property
+    def _decoder(self) -> Tokenizer:
+        """The tokenizer on every device, as it makes the pixels of new images."""
+        return computing_in(self.tokenizer.everywhere, self.dtype)
 
     @property
     def _described(self) -> PriorConfig:
@@ -154,7 +160,7 @@ class LoadedPrior(LoadedModel):
         images, codes = sample(
             self._batches,
             self.everywhere,
-            self.tokenizer.everywhere,
+            self._decoder,
             request.values,
             jax.random.key(request.seed),
             request.draws,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from rqjax.api.batches import Batches
 from rqjax.api.inputs import FoundCodes
-from rqjax.api.loaded import decoded
+from rqjax.api.pixels import decoded
 from rqjax.dq.transformer import DQTransformer
 from rqjax.interface import Codes, Prior, Tokenizer
 from rqjax.nets.guidance import Guidance

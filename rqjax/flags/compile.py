@@ -24,6 +24,13 @@ SAMPLE = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "bfloat16",
+    ["float32", "bfloat16"],
+    "Of --sample: of the prior's parameters and of the computation, as `rqjax sample --dtype`.",
+    flag_values=FLAGS,
+)
 QUICK = flags.DEFINE_bool(
     "quick",
     False,

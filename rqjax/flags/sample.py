@@ -61,7 +61,8 @@ DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "Of the prior's parameters and its computation: bfloat16 takes half of the memory; as it was trained if not given.",
+    "Of the prior's parameters, its computation and that of the pixels: bfloat16 takes half of the memory; as they were"
+    " trained if not given.",
     flag_values=FLAGS,
 )
 OUT = _string(

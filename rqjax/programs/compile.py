@@ -14,33 +14,44 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.experimental.compilation_cache import compilation_cache
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from rqjax import mesh
+from rqjax.api.program import labels_of, sampler
 from rqjax.cost import flops
 from rqjax.cost.chips import CHIPS, Chip
 from rqjax.cost.plan import Plan, describe, figures
 from rqjax.errors import InputError, RunError
 from rqjax.flags import configuration
-from rqjax.flags.compile import FLAGS, JSON, MESH, OVERWRITE, QUICK, SAMPLE, SLICES, TEXT, TOPOLOGY
-from rqjax.interface import Condition, Prior, Stage, Tokenizer
+from rqjax.flags.compile import DTYPE, FLAGS, JSON, MESH, OVERWRITE, QUICK, SAMPLE, SLICES, TEXT, TOPOLOGY
+from rqjax.interface import Stage
 from rqjax.run import config_file, hosts, training_step
 from rqjax.run.config import Config
 from rqjax.run.skips import Skips
-from rqjax.run.training_step import Placement
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
 
-Program = tuple[jax.stages.Wrapped, tuple[PyTree, ...]]
-"""A jitted function, and the shapes of its arguments with their places."""
 LEAST_EFFORT = {"jax_exec_time_optimization_effort": -1.0}
+SAMPLER_EFFORT = {"jax_exec_time_optimization_effort": -0.2}
+"""With less, nothing stays on the chip between two instructions, and top-p reads its logits from memory 32 times."""
+
+
+class Program(NamedTuple):
+    """A jitted function, and the shapes of its arguments with their places."""
+
+    function: jax.stages.Wrapped
+    arguments: tuple[PyTree, ...]
+    mesh: Mesh
+    held: tuple[PyTree, ...]  # those of the arguments that stay from call to call
 
 
 def main(_: Sequence[str]) -> None:
@@ -55,7 +66,7 @@ def main(_: Sequence[str]) -> None:
         outputs.checked(flag.value, endings, overwrite=OVERWRITE.value, flag=f"--{flag.name}") if flag.value else None
         for flag, endings in ((JSON, (".json",)), (TEXT, (".txt", ".hlo")))
     )
-    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, program_to, quick=QUICK.value)
+    plan = measure(config, TOPOLOGY.value, SLICES.value, SAMPLE.value, program_to, dtype=DTYPE.value, quick=QUICK.value)
     if figures_to:
         outputs.write_text(figures_to, json.dumps(plan, indent=1) + "\n")
     print("\n".join(describe(plan)))
@@ -70,40 +81,43 @@ def measure(
     sample: int = 0,
     text: pathlib.Path | None = None,
     *,
+    dtype: str = "bfloat16",
     quick: bool = False,
 ) -> Plan:
-    """The figures of one program on a topology. `text` names a file for the compiled program.
+    """The figures of one program on a topology. `text` names a file for the compiled program, `dtype` is a sampler's.
 
-    With `quick` the compiler makes its least effort. Raises InputError for a topology that the compiler does not know,
+    With `quick` the compiler makes little effort. Raises InputError for a topology that the compiler does not know,
     or a mesh that does not fit it.
     """
     chip, devices = _slice(topology, slices)
     if isinstance(config.stage, AutoencodeConfig) and not config.stage.vgg16_path:
         config.stage.vgg16_path = "read for its shapes alone, which are known"
     stage = config.stage.build(config.steps)
-    placement = training_step.place(config, stage, devices)
+    program = _sampler(config, stage, sample, devices, dtype) if sample else _step(config, stage, devices)
+    quickly = SAMPLER_EFFORT if sample else LEAST_EFFORT
     plan: Plan = {
         "topology": f"{slices} x {topology}" if slices > 1 else topology,
         "devices": len(devices),
-        "mesh": dict(placement.mesh.shape),
-        "program": f"sampler of {sample} images" if sample else "training step",
+        "mesh": dict(program.mesh.shape),
+        "program": f"sampler of {sample} images in {dtype}" if sample else "training step",
         "images": sample or config.data.batch,
         "least_effort": quick,
         "memory_budget_bytes": chip.budget,
-        "state_bytes": _bytes_per_device(placement),
+        "state_bytes": _bytes_per_device(program.held),
     }
-    function, arguments = _sampler(config, stage, sample, placement) if sample else _step(config, stage, placement)
     started = time.perf_counter()
-    with jax.set_mesh(placement.mesh), _options(jax_enable_compilation_cache=False, **(LEAST_EFFORT if quick else {})):
-        traced = function.trace(*arguments)
+    with jax.set_mesh(program.mesh), _options(jax_enable_compilation_cache=False, **(quickly if quick else {})):
+        traced = program.function.trace(*program.arguments)
         compiled = _compiled(traced.lower())
     plan["compile_seconds"] = time.perf_counter() - started
     if isinstance(compiled, str):
-        return plan | {"fits": False, "needs": compiled, "suggestion": _suggestion(config, placement)}
-    program = compiled.as_text() or ""
+        fewer = f"fewer images: --sample {max(sample // 2, 1)}, or more devices"
+        suggestion = fewer if sample else _suggestion(config, program.mesh)
+        return plan | {"fits": False, "needs": compiled, "suggestion": suggestion}
+    lines = compiled.as_text() or ""
     if text:
-        outputs.write_text(text, program)
-    plan |= figures(compiled, program, flops.count(traced.jaxpr), len(devices), chip, slices)
+        outputs.write_text(text, lines)
+    plan |= figures(compiled, lines, flops.count(traced.jaxpr), len(devices), chip, slices)
     return plan | {"suggestion": "" if sample else _fewer_microbatches(config, plan)}
 
 
@@ -144,7 +158,10 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
         raise InputError("compile needs libtpu, the compiler of TPUs: `pip install 'rqjax[compile]'` brings it")
     hosts.quieten_libtpu()
     chip = CHIPS[generation]
-    options = ({"num_slices": slices} if slices > 1 else {}) | ({"chip_config_name": chip.mode} if chip.mode else {})
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    options |= {"chip_config_name": chip.mode} if chip.mode else {}
+    if math.prod(map(int, shape.split("x"))) == 1:  # a host of one chip, as Colab's; others have four
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
         return chip, topologies.get_topology_desc(topology, "tpu", **options).devices
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError, NotImplementedError) as error:
@@ -152,67 +169,59 @@ def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
         raise InputError(f"no topology {topology} ({reason}): give one that there is, as in v5e:4x4") from error
 
 
-def _step(config: Config, stage: Stage, placement: Placement) -> Program:
+def _step(config: Config, stage: Stage, devices: Sequence[jax.Device]) -> Program:
+    placement = training_step.place(config, stage, devices)
     rows, parts = config.data.batch, mesh.shards(placement.mesh)
     if rows % parts:
         raise InputError(f"data.batch={rows} is not a multiple of the mesh's {parts} parts")
-    return training_step.jitted(config, stage, placement), (
+    arguments = (
         placement.abstract,
         mesh.with_sharding(jax.eval_shape(Skips.none), placement.whole),
         mesh.with_sharding(stage.frozen_shapes(), placement.whole),
         mesh.with_sharding(_batch(config), placement.rows),
         jax.eval_shape(jax.random.key, 0),
     )
+    return Program(training_step.jitted(config, stage, placement), arguments, placement.mesh, arguments[:1])
 
 
 def _batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields that a step reads: images, and a class or a text for each."""
     rows, size, stage = config.data.batch, config.data.size, config.stage
     condition = stage.model.condition if isinstance(stage, PredictConfig) else None
-    labels = {field: _labels(condition, rows) for field in sorted(stage.fields - {"image"})}
+    labels = {field: labels_of(condition, rows) for field in sorted(stage.fields - {"image"})}
     return {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8), **labels}
 
 
-def _sampler(config: Config, stage: Stage, images: int, placement: Placement) -> Program:
-    """Codes and pixels for `images` labels, with the weights as training keeps them."""
-    model, settings = placement.abstract.model, config.stage
+def _sampler(config: Config, stage: Stage, images: int, devices: Sequence[jax.Device], dtype: str) -> Program:
+    """Codes and pixels of `images`, as `rqjax sample` makes them: both models whole on each device."""
+    settings = config.stage
     if not isinstance(settings, PredictConfig):
         raise InputError(
-            f"--sample: a {type(model).__name__} does not sample, its prior does: give that one's --config"
+            f"--sample: a {type(settings.model).__name__} describes no prior: only those draw images; give one's"
+            " --config"
         )
-
-    def draw(
-        model: Prior, tokenizer: Tokenizer, labels: Int[Array, "b ..."], key: Key[Array, ""]
-    ) -> Float[Array, "b height width 3"]:
-        return tokenizer.decode_codes(model.generate(tokenizer, labels, key, settings.draw))
-
-    labels = mesh.with_sharding(_labels(settings.model.condition, images), placement.rows)
-    tokenizer = mesh.with_sharding(stage.frozen_shapes()["tokenizer"], placement.whole)
-    return jax.jit(draw), (model, tokenizer, labels, jax.eval_shape(jax.random.key, 0))
+    if images % len(devices):
+        raise InputError(f"--sample={images} is no multiple of {len(devices)} devices, each of which draws as many")
+    by_row = mesh.make_mesh(f"{len(devices)}x1", devices)
+    function, arguments = sampler(settings, stage.frozen_shapes()["tokenizer"], images, by_row, dtype)
+    return Program(function, arguments, by_row, arguments[:2])
 
 
-def _labels(condition: Condition | None, rows: int) -> jax.ShapeDtypeStruct:
-    """The values of a prior's condition, texts [rows length] or classes [rows], or the classes of a classifier."""
-    shape = (rows, condition.length) if condition and condition.field == "text" else (rows,)
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
+def _bytes_per_device(tree: PyTree) -> int:
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _bytes_per_device(placement: Placement) -> int:
-    pairs = zip(jax.tree.leaves(placement.state), jax.tree.leaves(placement.sharding), strict=True)
-    return sum(math.prod(place.shard_shape(x.shape)) * x.dtype.itemsize for x, place in pairs)
-
-
-def _suggestion(config: Config, placement: Placement) -> str:
-    """The change that makes a program need less memory: the cheapest that is left first."""
-    stage, parts = config.stage, mesh.shards(placement.mesh)
+def _suggestion(config: Config, of: Mesh) -> str:
+    """The change that makes a step need less memory: the cheapest that is left first."""
+    stage, parts = config.stage, mesh.shards(of)
     if not isinstance(stage, ClassifyConfig) and not stage.model.remat:
         return "recompute activations: --config.stage.model.remat=true"
     if isinstance(stage, PredictConfig):
         smaller = config.data.batch // (2 * stage.accumulate)
         if smaller and smaller % parts == 0:
             return f"smaller microbatches: --config.stage.accumulate={2 * stage.accumulate}"
-        if placement.mesh.shape["model"] < min(8, placement.mesh.size):
-            return f"more model parallelism: --mesh {parts // 2}x{2 * placement.mesh.shape['model']}"
+        if of.shape["model"] < min(8, of.size):
+            return f"more model parallelism: --mesh {parts // 2}x{2 * of.shape['model']}"
     return "a larger slice, or a smaller --config.data.batch"
 
 

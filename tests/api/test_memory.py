@@ -11,6 +11,7 @@ import pytest
 import rqjax
 from rqjax.api import memory
 from rqjax.api.memory import bytes_of
+from rqjax.api.pixels import DECODED
 from rqjax.api.prior import draws_by_stream
 from rqjax.errors import InputError
 from rqjax.mesh import name_of
@@ -31,6 +32,16 @@ def test_all_parameters_but_norms_take_half(prior, half):
     norms = sum(x.size for path, x in found if "norm" in name_of(path))
     assert bytes_of(half.model) == bytes_of(prior.model) // 2 + 2 * norms
     assert bytes_of(half.tokenizer.model) == bytes_of(prior.tokenizer.model)
+
+
+def test_pixels_of_new_images_are_made_in_the_same_type(half):
+    """They are those of float32 but for a rounding of 2**-8 in each layer."""
+    made = half.generate("Bag", count=4)
+    exact = half.tokenizer.decode(made.codes).images
+    difference = np.abs(np.int32(made.images) - exact)
+    assert difference.max() > 0
+    assert difference.mean() < 255 * 2**-7
+    assert half.tokenizer.model.config.dtype == "float32"
 
 
 def test_greedy_codes_mostly_agree_with_float32(prior, half, figures):
@@ -56,24 +67,32 @@ def test_the_caches_of_an_image_are_counted(residual):
     once, twice = (plan_of(residual, guided=guided) for guided in (False, True))
     assert twice.image - once.image == residual.model.footprint.row
     assert once.weights > bytes_of(residual.model) + bytes_of(residual.tokenizer.model)
-    assert once.needed == once.weights + 4 * once.image
-    assert dataclasses.replace(once, images=5, devices=2).needed == once.weights + 3 * once.image
+    assert once.needed == once.weights + 4 * (once.image + once.pixels)
+    assert dataclasses.replace(once, images=5, devices=2).needed == once.weights + 3 * (once.image + once.pixels)
+    many = dataclasses.replace(once, images=100)
+    assert many.needed == once.weights + 100 * once.image + DECODED * once.pixels
 
 
 def test_batches_that_do_not_fit_are_refused_with_one_that_does(residual, monkeypatch):
     plan = plan_of(residual)
+    each = plan.image + plan.pixels
     for room, advice in ((2.5, "batch=2 fits"), (0.5, "not one image fits: take dtype=bfloat16, or a smaller model")):
-        monkeypatch.setattr(memory, "limit_of", lambda _, room=room: plan.weights + int(room * plan.image))
+        monkeypatch.setattr(memory, "limit_of", lambda _, room=room: plan.weights + int(room * each))
         with pytest.raises(
             InputError, match=rf"4 images at once take about .* MiB, .* for weights, of .* MiB of each device: {advice}"
         ):
             residual.generate("Bag", count=4)
-    monkeypatch.setattr(memory, "limit_of", lambda _: plan.weights + 4 * plan.image)
+    monkeypatch.setattr(memory, "limit_of", lambda _: plan.weights + 4 * each)
     assert len(residual.generate("Bag", count=6)) == 6
+    many = dataclasses.replace(plan, images=100)
+    for more in (0, 1):  # all but DECODED of them need no room for pixels
+        limit = plan.weights + DECODED * each + 10 * plan.image
+        with pytest.raises(InputError, match=f"batch={DECODED + 10 + more} fits"):
+            dataclasses.replace(many, limit=limit + more * plan.image).check()
 
 
 def test_the_need_is_said_in_a_line():
-    plan = memory.Plan(weights=3 * 2**30, image=2**28, images=8, devices=2, limit=16 * 2**30)
+    plan = memory.Plan(weights=3 * 2**30, image=2**27, pixels=2**27, images=8, devices=2, limit=16 * 2**30)
     said = "8 images at once take about 4.0 GiB, 3.0 GiB of these for weights, of "
     assert str(plan) == f"{said}16.0 GiB of each device"
     assert str(dataclasses.replace(plan, limit=None)) == f"{said}a device that does not tell its own"

@@ -5,7 +5,7 @@ from flax import nnx
 
 from rqjax import mesh
 from rqjax.cost import hlo
-from rqjax.nets import autoencoder, discriminator
+from rqjax.nets import autoencoder, discriminator, partition
 
 LAYERS = {
     "block": lambda rngs: autoencoder.ResBlock(32, 64, rngs=rngs, dtype=jnp.float32),
@@ -32,3 +32,25 @@ def test_weights_come_to_the_images_and_not_the_other_way(layer):
     largest = max(w.size * 4 for w in jax.tree.leaves(weights))
     assert {i.opcode for i in moved} == {"all-gather", "all-reduce"}
     assert max(size for i in moved for size in i.sizes) <= largest < x.size * 4 // 8
+
+
+@pytest.mark.parametrize(("devices", "rows"), [(1, 12), (8, 96), (8, 40), (8, 13), (8, 8)])
+def test_pieces_give_each_row_what_it_gives_alone_and_move_nothing(devices, rows):
+    over = mesh.make_mesh(f"{devices}x1", jax.devices()[:devices])
+    whole = rows % devices != 0
+    place = jax.NamedSharding(over, jax.sharding.PartitionSpec() if whole else mesh.rows(over))
+    x, y = jnp.arange(rows * 6.0).reshape(rows, 2, 3), jnp.arange(rows)
+    seen = []
+
+    def compute(part):
+        seen.append(len(part[1]))
+        return {"sum": part[0].sum((1, 2)) + part[1], "same": part[1]}
+
+    step = jax.jit(lambda x, y: partition.in_pieces(compute, (x, y), 5))
+    with jax.set_mesh(over):
+        found = step(*jax.device_put((x, y), place))
+        program = hlo.parse(step.lower(*jax.device_put((x, y), place)).compile().as_text())
+    assert jnp.array_equal(found["sum"], x.sum((1, 2)) + y)
+    assert jnp.array_equal(found["same"], y)
+    assert hlo.collectives(program) == {}
+    assert max(seen) <= 5 * devices

@@ -184,12 +184,23 @@ def test_a_step_for_a_slice_that_is_not_there(variant):
 
 
 @pytest.mark.slow
-def test_a_sampler_for_a_slice_that_is_not_there():
-    plan = compile.measure(get_config("rqtransformer"), "v5e:2x2", sample=8)
-    assert plan["program"] == "sampler of 8 images"
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v5e:2x2"])
+@pytest.mark.parametrize("variant", ["rqtransformer", "dqtransformer"])
+def test_a_sampler_for_a_slice_that_is_not_there(variant, topology):
+    plan = compile.measure(get_config(variant), topology, sample=8, quick=True)
+    assert plan["program"] == "sampler of 8 images in bfloat16"
     assert plan["fits"]
-    with pytest.raises(InputError, match="RQVAE does not sample"):
+    # both models are whole on each device, and its images are its own; DQ asks at each token whether all are done
+    asked = plan["collectives"].pop("all-reduce", {"count": 0, "bytes": 0})
+    assert asked["bytes"] == 4 * asked["count"] * (variant == "dqtransformer")
+    assert plan["collectives"] == {}
+
+
+def test_what_is_no_sampler_is_refused():
+    with pytest.raises(InputError, match="--sample: a RQVAEConfig describes no prior"):
         compile.measure(get_config("rqvae"), "v5e:2x2", sample=8)
+    with pytest.raises(InputError, match="--sample=6 is no multiple of 4 devices"):
+        compile.measure(get_config("rqtransformer"), "v5e:2x2", sample=6)
 
 
 def test_what_does_not_fit_is_an_answer():
@@ -213,12 +224,12 @@ def test_fewer_microbatches_are_named_where_they_fit(asked, budget, fewest):
     assert said.rpartition("--config.stage.accumulate=")[2] == ("" if fewest is None else str(fewest))
 
 
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v5e:1x1", "v6e:1x1", "v5p:1x1x1"])
 def test_a_chip_is_one_device(topology):
     chip, devices = compile._slice(topology, 1)
-    assert len(devices) == 4
+    assert len(devices) == (1 if "1x1" in topology else 4)
     assert chip == CHIPS[topology.partition(":")[0]]
-    mesh.make_mesh("4x1", devices)
+    mesh.make_mesh(f"{len(devices)}x1", devices)
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:2", "v5e:3x5"])

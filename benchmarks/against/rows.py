@@ -1,0 +1,99 @@
+"""The workloads of benchmarks/against_pytorch.py, from the official configuration files, and how results compare."""
+
+import copy
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rqjax.errors import InputError
+from rqjax.official.documents import read_yaml
+
+CLOSE = 1e-3
+"""The distance of two results over the norm of the official one: a hundred times what rounding did in the goldens."""
+Arrays = Mapping[str, np.ndarray]
+Section = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One workload: the words of the table, the factor that is asked for, and the description that both sides read."""
+
+    name: str
+    floor: float
+    job: Section
+
+
+def changed(section: Section, **changes: Any) -> Section:
+    """A copy in which sections are changed by sections, and all else replaced."""
+    found = copy.deepcopy(section)
+    for key, value in changes.items():
+        inner = found.get(key)
+        found[key] = changed(inner, **value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return found
+
+
+def section(checkout: pathlib.Path, path: str, name: str) -> Section:
+    """A section of a configuration file of a checkout. Raises InputError for a folder that is none."""
+    if not (checkout / path).is_file():
+        raise InputError(f"{checkout} has no {path}: give a checkout of the official code")
+    found = read_yaml(checkout / path).get(name)
+    if not isinstance(found, dict):
+        raise InputError(f"{checkout / path} has no section {name}: give a checkout of the official code")
+    return found
+
+
+def rq_rows(checkout: pathlib.Path, quick: bool) -> list[Row]:
+    """The rows of RQ. With `quick` networks are narrower and have fewer layers, on the same grids."""
+    stage1 = section(checkout, "configs/ffhq/stage1/ffhq256-rqvae-8x8x4.yaml", "arch")
+    stage2 = section(checkout, "configs/ffhq/stage2/ffhq256-rqtransformer-8x8x4-350M.yaml", "arch")
+    disc = {"disc_ndf": 64, "disc_num_layers": 2, "disc_weight": 0.75, "disc_loss_weight": 0.75}
+    # of a prior's tokenizer nothing but the codebook is read
+    books = changed(stage1, ddconfig={"ch": 32, "ch_mult": [1] * 6})
+    big = changed(stage2, vocab_size=[2048] * 4)
+    small = changed(big, vocab_size=[16384] * 4, embed_dim=512, body=_layers(12, 8), head=_layers(4, 8))
+    if quick:
+        stage1, disc = changed(stage1, ddconfig={"ch": 32, "num_res_blocks": 1}), disc | {"disc_ndf": 16}
+        big = changed(big, body=_layers(2, 16), head=_layers(1, 16))
+        small = changed(small, vocab_size=[4096] * 4, body=_layers(2, 8), head=_layers(1, 8))
+    of_big = {"prior": big, "tokenizer": books}
+    of_small = {"prior": small, "tokenizer": changed(books, hparams={"n_embed": small["vocab_size"][0]})}
+    train, sample = {"job": "train prior"}, {"job": "sample", "top_k": 1024, "top_p": 0.95}
+    return [
+        Row("RQ-VAE, encode + decode 1 image", 1.0, {"job": "reconstruct", "batch": 1, "tokenizer": stage1}),
+        Row(
+            "RQ-VAE, train step with GAN, 1 image",
+            1.1,
+            {"job": "train tokenizer", "batch": 1, "tokenizer": stage1, "discriminator": disc},
+        ),
+        Row("RQ prior small, train step, batch 8", 1.0, train | of_small | {"batch": 8}),
+        Row("RQ prior 350M, train step, batch 2", 1.0, train | of_big | {"batch": 2}),
+        *(
+            Row(f"RQ prior {size}, sample {batch}", floor, sample | of | {"batch": batch})
+            for size, of, floors in (("small", of_small, {1: 2.5, 8: 2, 64: 2}), ("350M", of_big, {1: 1.7, 8: 1.5}))
+            for batch, floor in floors.items()
+        ),
+    ]
+
+
+def _layers(count: int, heads: int) -> Section:
+    return {"n_layer": count, "block": {"n_head": heads}}
+
+
+def disagreements(ours: Arrays, official: Arrays) -> dict[str, float]:
+    """How far apart two sides are, by name: the share of integers that differ, or the distance over the norm.
+
+    Names that begin with `given` are not compared: one side has them for the other.
+    """
+    found = {}
+    for name in sorted(name for name in {*ours, *official} if not name.startswith("given")):
+        if name not in ours or name not in official or ours[name].shape != official[name].shape:
+            found[name] = float("inf")
+        elif np.issubdtype(official[name].dtype, np.integer):
+            found[name] = float(np.mean(ours[name] != official[name]))
+        else:
+            a, b = (np.asarray(x[name], np.float64) for x in (ours, official))
+            found[name] = float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+    return found

@@ -1,0 +1,113 @@
+"""A side of benchmarks/against_pytorch.py, seen from inside: lines of JSON in, lines of JSON out, one job at a time.
+
+A side makes a job of a row's description, then works when it is told to and only then. It needs NumPy and nothing of
+rqjax, so that a Python with PyTorch can run it.
+"""
+
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from tests.golden.deterministic import det_array, det_image
+
+Arrays = dict[str, np.ndarray]
+
+
+class Job(Protocol):
+    """One workload of one side."""
+
+    def warm(self) -> bool:
+        """Compiles, if there is anything to compile; whether that took a run of the workload."""
+        ...
+
+    def check(self, given: Arrays) -> Arrays:
+        """All that the two sides must agree in, by name; `given` is what the other side said, if it was asked before.
+        Names that begin with `given` are there for that, and not compared.
+        """
+        ...
+
+    def run(self) -> float | None:
+        """The workload once, to its end; its seconds, if they are not those that passed."""
+        ...
+
+
+def weights(shapes: dict[str, tuple[int, ...]], shared: bool = False) -> Arrays:
+    """The weights that the rule of the golden cases gives for an official state dict's keys and shapes.
+
+    With `shared` the entries of all depths of a codebook are those of the first.
+    """
+    found: Arrays = {}
+    for key, shape in shapes.items():
+        book = shared and key.startswith("quantizer.codebooks.")
+        of = ".".join(["quantizer.codebooks.0", *key.split(".")[3:]]) if book else key
+        found[key] = found[of] if of in found and of != key else det_array(of, shape)
+        if key.removeprefix("transformer.") == "pos_emb":
+            found[key] = found[key] * np.float32(0.02 * np.prod(shape[1:]) ** 0.5)
+    return found
+
+
+def pixels(batch: int, side: int) -> np.ndarray:
+    """Images of the golden rule as bytes, [b h w 3]."""
+    images = det_image("against", (batch, 3, side, side)).transpose(0, 2, 3, 1)
+    return np.round((images + 1) * 127.5).astype(np.uint8)
+
+
+def codes(shape: tuple[int, ...], size: int) -> np.ndarray:
+    """Any codes below `size`."""
+    return np.random.RandomState(0).randint(0, size, shape).astype(np.int32)
+
+
+def peak_gib() -> float:
+    """The most memory that this process held since `forget_peak`, or in all where the system cannot forget."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def forget_peak() -> None:
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def serve(started: float, make: Callable[[dict[str, Any]], Job]) -> None:
+    """Reads requests from the standard input until it ends; what libraries print goes to the standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def answer(**fields: Any) -> None:
+        print(json.dumps(fields), file=out, flush=True)
+
+    answer(seconds=time.time() - started)
+    job: Job | None = None
+    for line in sys.stdin:
+        request, start, said, ran = json.loads(line), time.perf_counter(), None, True
+        if request["do"] == "make":
+            job = make(request["row"])
+        elif job is None:
+            raise ValueError("no job was made")
+        elif request["do"] == "warm":
+            ran = job.warm()
+        elif request["do"] == "check":
+            found: dict[str, Any] = job.check(load(request["given"]))
+            np.savez(request["path"], **found)
+        elif request["do"] == "run":
+            said = job.run()
+        elif request["do"] == "forget":
+            forget_peak()
+        passed = time.perf_counter() - start
+        answer(seconds=passed if said is None else said, ran=ran, peak=peak_gib())
+
+
+def load(path: str | None) -> Arrays:
+    if path is None:
+        return {}
+    with np.load(path) as arrays:
+        return dict(arrays)

@@ -56,13 +56,16 @@ def plan(step: str, topology: str, folder: pathlib.Path) -> dict[str, Any]:
 
     Ends the program, and keeps nothing, if the compiler was cut short: that is not an answer.
     """
-    path = folder / f"{step}-{topology}.json".replace(":", "-")
+    return compiled(step, topology, folder / f"{step}-{topology}.json".replace(":", "-"))
+
+
+def compiled(step: str, topology: str, path: pathlib.Path, *more: str) -> dict[str, Any]:
+    """The figures that `path` keeps, or those of `rqjax compile --quick` with `more` flags, kept there from now on."""
     if not path.is_file():
         file, _, variant = step.partition(":")
         config = f"configs/{file}.py" + (f":{variant}" if variant else "")
-        program = pathlib.Path(sys.executable).parent / "rqjax"
-        asked = [program, "compile", "--quick", "--config", config, "--topology", topology, "--json", path]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        asked = [sys.executable, "-m", "rqjax", "compile", "--quick", "--config", config, "--topology", topology]
+        done = subprocess.run([*asked, "--json", str(path), *more], capture_output=True, text=True, check=False)
         if not path.is_file():
             reason = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
             if done.returncode != REFUSED:
@@ -121,8 +124,15 @@ def main() -> None:
     made = table(plans, steps)
     print(made)
     if asked.into:
-        before, _, rest = asked.into.read_text().partition(START)
-        asked.into.write_text(f"{before}{START}\n{made}\n{END}{rest.partition(END)[2]}")
+        put(made, asked.into, START)
+
+
+def put(made: str, into: pathlib.Path, start: str) -> None:
+    """Replaces what stands between the mark `start` and the next END."""
+    before, found, rest = into.read_text().partition(start)
+    if not found:
+        raise SystemExit(f"{into} has no line {start}")
+    into.write_text(f"{before}{start}\n{made}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

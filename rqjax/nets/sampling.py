@@ -42,7 +42,9 @@ class Draws:
     top_k: Int[Array, "streams"]
     top_p: Float[Array, "streams"]
 
-    def draw(self, stream: int, keys: Key[Array, "b"], logits: Float[Array, "b vocab"]) -> Int[Array, "b"]:
+    def draw(
+        self, stream: Int[Array, ""] | int, keys: Key[Array, "b"], logits: Float[Array, "b vocab"]
+    ) -> Int[Array, "b"]:
         """One code for each row, with a key of its own, so that it does not depend on the other rows."""
         logits = by_batch(logits)  # rows are whole, or each sum of the filters would cross a model axis
 

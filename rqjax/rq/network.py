@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from rqjax.interface import Quantizer
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.init import DTYPES
-from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Stack, dense, dropout, layer_norm
+from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Index, Stack, dense, dropout, layer_norm
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -110,12 +110,12 @@ class Classifier(nnx.Module):
         logits = jnp.einsum(form, x, self.kernel.astype(self.dtype), preferred_element_type=jnp.float32)
         return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.sizes)[:, None])
 
-    def at(self, x: Float[Array, "b dim"], depth: int) -> Float[Array, "b codes"]:
+    def at(self, x: Float[Array, "b dim"], depth: Index) -> Float[Array, "b codes"]:
         """Float32 logits of one depth."""
         pick = (lambda parameter: parameter) if self.kernel.ndim == 2 else (lambda parameter: parameter[depth])
         x, kernel = self.layer_norm(x).astype(self.dtype), pick(self.kernel[...]).astype(self.dtype)
         logits = jnp.einsum("bi,io->bo", x, kernel, preferred_element_type=jnp.float32)
-        return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), self.sizes[depth])
+        return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), jnp.asarray(self.sizes)[depth])
 
     def _mask(self, logits: Array, size: Array | int) -> Array:
         if min(self.sizes) == max(self.sizes):

@@ -12,11 +12,18 @@ from rqjax.interface import Quantizer
 from rqjax.nets.decoding import Caches, decode, empty_caches, in_compute_dtype, layers_of, prefill, stretches
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
+from rqjax.nets.transformer import Index
 from rqjax.rq.network import RQTransformerNetwork
 
 Carry = tuple[Float[Array, "rows dim"], Caches]
+Inner = tuple[Float[Array, "rows dim"], Caches, Int[Array, "b depth"]]
 Known = Int[Array, "b depth"] | None
 PositionSampler = Callable[[Float[Array, "rows dim"], Key[Array, "b"], Int[Array, ""], Known], Int[Array, "b depth"]]
+
+SMALL_HEAD = 2**20
+"""Numbers of a head below which the loop over depths is compiled once. For a larger one its steps stand one by one:
+that takes longer to compile, and draws faster.
+"""
 
 
 @jax.jit
@@ -69,22 +76,31 @@ def _position_sampler(
     layers, classifier = layers_of(network.head), in_compute_dtype(network.classifier, network.classifier.dtype)
     depth = network.pos_emb_d.shape[0]
 
+    def step(
+        keys: Key[Array, "b"], t: Int[Array, ""], known: Known, carry: Inner, d: Index
+    ) -> tuple[Inner, Int[Array, "b"]]:
+        x, caches, codes = carry
+        x, caches = decode(layers, (x + network.pos_emb_d[d])[:, None], caches, d, depth)
+        logits = classifier.at(x[:, 0], d)
+        logits = logits if guide is None else guided(logits, guide.scales[t, d])
+        code = draws.draw(d, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, d), logits)
+        code = code if known is None else jnp.where(known[:, d] < 0, code, known[:, d])
+        codes = codes.at[:, d].set(code)
+        seen = codes[:, None] if guide is None else branches(codes, codes)[:, None]
+        seen = seen[..., : d + 1] if isinstance(d, int) else seen  # what lies behind d changes nothing at d
+        x = network.context(seen, network.vectors(quantizer, seen))[:, 0, d].astype(jnp.float32)
+        return (x, caches, codes), code
+
     def draw(
         spatial: Float[Array, "rows dim"], keys: Key[Array, "b"], t: Int[Array, ""], known: Known
     ) -> Int[Array, "b depth"]:
         caches = empty_caches(network.head, spatial.shape[0], depth)
-        x, codes = spatial.astype(jnp.float32), jnp.zeros((len(keys), 0), jnp.int32)
+        carry = spatial.astype(jnp.float32), caches, jnp.zeros((len(keys), depth), jnp.int32)
+        one = functools.partial(step, keys, t, known)
+        if sum(x.size for x in jax.tree.leaves(network.head)) < SMALL_HEAD:
+            return jax.lax.scan(one, carry, jnp.arange(depth))[0][2]
         for d in range(depth):
-            x, caches = decode(layers, (x + network.pos_emb_d[d])[:, None], caches, d, depth)
-            subkeys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, d)
-            logits = classifier.at(x[:, 0], d)
-            logits = logits if guide is None else guided(logits, guide.scales[t, d])
-            code = draws.draw(d, subkeys, logits)
-            code = code if known is None else jnp.where(known[:, d] < 0, code, known[:, d])
-            codes = jnp.concatenate([codes, code[:, None]], axis=1)
-            if d + 1 < depth:
-                seen = codes[:, None] if guide is None else branches(codes, codes)[:, None]
-                x = network.context(seen, network.vectors(quantizer, seen))[:, 0, -1]
-        return codes
+            carry, _ = one(carry, d)
+        return carry[2]
 
     return draw

@@ -58,6 +58,25 @@ def test_rq_codes_are_the_same(scanned, changes, draws):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize(
+    "changes", [{}, {"codebook_size": (16, 5, 9), "shared_cls_emb": False}, {"cumsum_depth_ctx": False}]
+)
+def test_a_small_head_and_a_large_one_draw_the_same(monkeypatch, changes, draws):
+    """One program of a depth, or one for each depth, with guidance and some codes given."""
+    model = small_rq.strong(small_rq.small_config(condition_dropout=0.1, **changes).init(jax.random.key(0)), 10.0)
+    tokenizer = small_rq.tokenizer_with(small_rq.make_quantizer(model.config.sizes, 8))
+    given = np.full((2, 2, 3, 3), -1)
+    given[0, 0, 0], given[1, 0, 0] = (3, 4, 2), (1, 2, 0)
+    more = {"guidance": Guidance(scale=1.5), "given": given}
+    forget()
+    looped = model.generate(tokenizer, jnp.array([1, 4]), KEY, DRAWS[draws], **more)
+    monkeypatch.setattr(rq_sample, "SMALL_HEAD", 0)
+    forget()
+    np.testing.assert_array_equal(model.generate(tokenizer, jnp.array([1, 4]), KEY, DRAWS[draws], **more), looped)
+    forget()
+
+
 @pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
 @pytest.mark.parametrize("grids", [(2, 4), (2, 4, 8)])
 def test_dq_codes_are_the_same(scanned, grids, guidance):

@@ -3,16 +3,16 @@
     PYTHONPATH=. .venv/bin/python benchmarks/against_pytorch.py --rq_checkout A --dq_checkout B --python PYTHON
         [--quick] [--rows WORD ...] [--turns 3] [--threads 2]
 
-A and B are checkouts of the official repositories, PYTHON one that has torch, omegaconf and what else these import.
-Each row has a process for either side. Both make their model with the weights of the golden rule, and must agree before
-they are timed. Then they work by turns, one at a time, after a run to warm up. Times are medians; on a machine that is
-not idle the fastest turns say more. --quick has smaller networks and fewer turns. Prints a table; ends with status 1 if
-a row disagrees, and asserts no time.
+A and B are checkouts of the official repositories, PYTHON one that has torch, omegaconf, einops and what else these
+import. Each row has a process for either side. Both make their model with the weights of the golden rule, and must
+agree before they are timed. Then they work by turns, one at a time, after a run to warm up. Times are medians; on a
+machine that is not idle the fastest turns say more. --quick has smaller networks and fewer turns. The official
+DQ-Transformer has no caches: its times of sampling are added up from those of six tokens. Prints a table; ends with
+status 1 if a row disagrees, and asserts no time.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.against.rows import CLOSE, Row, disagreements, rq_rows
+from benchmarks.against.results import Result, Timed, disagreements, starts, table
+from benchmarks.against.rows import Row, dq_rows, rq_rows
 from rqjax.errors import InputError, RunError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -82,40 +82,6 @@ class Side:
         return self.answer()
 
 
-@dataclasses.dataclass(frozen=True)
-class Timed:
-    """A side's figures of one row."""
-
-    start: float  # seconds until its libraries were loaded
-    first: float  # seconds of compiling: what a first run takes more than later ones
-    seconds: float  # median of the turns
-    fastest: float  # of the turns, in seconds
-    peak: float  # GiB that the process held at most, in these turns
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """Both sides' figures of one row, and how far apart they are."""
-
-    row: Row
-    official: Timed
-    ours: Timed
-    apart: dict[str, float]
-
-    @property
-    def ratio(self) -> float:
-        return self.official.seconds / self.ours.seconds
-
-    @property
-    def fastest(self) -> float:
-        """The ratio of the fastest turns, which other programs on the machine disturb least."""
-        return self.official.fastest / self.ours.fastest
-
-    @property
-    def agrees(self) -> bool:
-        return all(value <= CLOSE for value in self.apart.values())
-
-
 def measure(row: Row, official: Side, ours: Side, turns: int) -> Result:
     """Checks both sides against each other, then times them by turns."""
     sides = (ours, official)
@@ -155,43 +121,6 @@ def by_turns(sides: Sequence[Side], turns: int) -> tuple[list[list[float]], list
     return times, peaks
 
 
-def table(results: Sequence[Result]) -> Table:
-    """A line for each row."""
-    columns = (
-        "workload",
-        "official s",
-        "ours s",
-        "official / ours",
-        "of the fastest",
-        "floor",
-        "compile s",
-        "peak GiB",
-        "apart",
-    )
-    found = Table(*columns, caption="peak: official, ours; apart: the largest difference, see rows.py; ! beyond 1e-3")
-    for result in results:
-        official, ours = result.official, result.ours
-        apart = max(result.apart.values())
-        found.add_row(
-            result.row.name,
-            f"{official.seconds:.2f}",
-            f"{ours.seconds:.2f}",
-            f"{result.ratio:.2f}",
-            f"{result.fastest:.2f}",
-            f"{result.row.floor:g}" + ("" if result.ratio >= result.row.floor else " missed"),
-            f"{ours.first:.1f}",
-            f"{official.peak:.1f}, {ours.peak:.1f}",
-            f"{apart:.0e}" + ("" if result.agrees else " !"),
-        )
-    return found
-
-
-def starts(results: Sequence[Result]) -> str:
-    """How long either side takes to be there."""
-    official, ours = (statistics.median(getattr(x, side).start for x in results) for side in ("official", "ours"))
-    return f"Until its libraries are loaded: PyTorch {official:.1f} s, ours {ours:.1f} s (medians over rows)."
-
-
 def arguments(words: Sequence[str]) -> argparse.Namespace:
     """The flags. Raises InputError for paths that are no checkouts, or no Python with PyTorch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -229,7 +158,7 @@ def main(words: Sequence[str]) -> int:
     given = arguments(words)
     rows = [
         row
-        for row in rq_rows(given.rq_checkout, given.quick)
+        for row in [*rq_rows(given.rq_checkout, given.quick), *dq_rows(given.dq_checkout, given.quick)]
         if any(word.lower() in row.name.lower() for word in given.rows)
     ]
     if not rows:
@@ -238,7 +167,7 @@ def main(words: Sequence[str]) -> int:
         )
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     checkouts = [str(path.resolve()) for path in (given.rq_checkout, given.dq_checkout)]
-    results, console = [], Console()
+    results, console = [], Console(width=None if sys.stdout.isatty() else 160)
     for row in rows:
         theirs = Side("PyTorch", [given.python, "benchmarks.against.official", *checkouts])
         with theirs, Side("rqjax", [sys.executable, "benchmarks.against.ours"]) as ours:
@@ -246,7 +175,7 @@ def main(words: Sequence[str]) -> int:
         result = results[-1]
         apart = ", ".join(f"{name} {value:.0e}" for name, value in result.apart.items())
         console.print(f"{row.name}: {result.ratio:.2f} ({apart})")
-    console.print(table(results))
+    console.print(table(results, floors=not given.quick))
     console.print(starts(results))
     return 0 if all(result.agrees for result in results) else 1
 

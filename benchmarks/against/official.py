@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.against import official_dq as dq
 from benchmarks.against import served
 from benchmarks.against.served import Arrays, Job
 
@@ -36,7 +37,9 @@ class Hollow(types.ModuleType):
             raise AttributeError(name)
         if name.startswith("Lightning"):
             return torch.nn.Module
-        return type(name, (), {}) if name[0].isupper() else Hollow(f"{self.__name__}.{name}")
+        if name[0].isupper():
+            return type(name, (), {"__init__": lambda self, *parts, **options: None})
+        return Hollow(f"{self.__name__}.{name}")
 
 
 class Hollows(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -214,15 +217,22 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job]] = {
     "train prior": PriorStep,
     "sample": Sampling,
 }
+OF_DQ: dict[str, Callable[[dict[str, Any]], Job]] = {
+    "reconstruct": lambda row: dq.Reconstruction(row, image_of(row, 256)),
+    "train tokenizer": lambda row: dq.TokenizerStep(row, image_of(row, 256)),
+    "train dq prior": dq.PriorStep,
+    "sample dq": dq.Sampling,
+}
 
 
 def make(row: dict[str, Any]) -> Job:
-    return JOBS[row["job"]](row)
+    jobs, checkout = (OF_DQ, sys.argv[3]) if row.get("grids") else (JOBS, sys.argv[2])
+    sys.path.insert(0, checkout)
+    return jobs[row["job"]](row)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     sys.meta_path.append(Hollows())
-    sys.path[:0] = [sys.argv[2]]
     served.serve(float(sys.argv[1]), make)

@@ -20,11 +20,14 @@ from benchmarks.against import served
 from benchmarks.against.served import Arrays, Job
 from rqjax import optim
 from rqjax.data.images import to_float
+from rqjax.dq.sequence import Rows
+from rqjax.dq.transformer import DQTransformer
 from rqjax.interface import Stage
 from rqjax.nets.sampling import Draw
 from rqjax.official import discriminator
 from rqjax.official.convert import import_model, keys
 from rqjax.official.documents import ModelConfig, model_config
+from rqjax.quantize.dynamic import Codes, packed
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 from rqjax.rq.vae import RQVAE, RQVAEConfig
 from rqjax.run.skips import Skips, guarded
@@ -73,16 +76,13 @@ class Reconstruction:
         return True
 
     def check(self, given: Arrays) -> Arrays:
-        codes = jax.jit(lambda model, image: model.encode(image))(self.model, self.image)
-        return {"reconstruction": np.asarray(self.apply(self.model, self.image)), "codes": np.asarray(flat(codes))}
+        found = jax.jit(lambda model, image: model.encode(image))(self.model, self.image)
+        codes = {"codes": found} if isinstance(found, jax.Array) else {"codes": found.codes, "grain": found.grain}
+        image = self.apply(self.model, self.image)
+        return {name: np.asarray(x) for name, x in (codes | {"reconstruction": image}).items()}
 
     def run(self) -> None:
         self.apply(self.model, self.image).block_until_ready()
-
-
-def flat(codes: PyTree) -> jax.Array:
-    """The codes of a tokenizer as one array."""
-    return jax.tree.leaves(codes)[0]
 
 
 class TokenizerStep(Step):
@@ -90,7 +90,8 @@ class TokenizerStep(Step):
 
     def __init__(self, row: dict[str, Any]):
         config: Any = model_config(row["tokenizer"])  # a tokenizer's: of RQ or DQ
-        disc = row["discriminator"]
+        self.options = disc = row["discriminator"]
+        self.named, self.noise = row["checked"], (row["batch"], *row["noise"]) if row.get("noise") else None
         stage = AutoencodeConfig(model=config, perceptual_weight=0.0, disc_groups=1, **disc).build(1000)
         like = discriminator.shapes(stage.config.disc_ndf, stage.config.disc_num_layers)
         hollow = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)
@@ -109,11 +110,13 @@ class TokenizerStep(Step):
 
     def check(self, given: Arrays) -> Arrays:
         self.run()
-        return {name: np.asarray(self.metrics[name]) for name in CHECKED}
-
-
-CHECKED = ("reconstruction", "commitment", "adversarial", "lambda", "discriminator", "gradient_norm")
-"""Metrics of a tokenizer's step that the other side has too."""
+        found = {name: np.asarray(self.metrics[name]) for name in self.named}
+        if most := self.options.get("disc_weight_max"):
+            found["lambda"] = np.minimum(found["lambda"], most)  # the official log has it cut off
+        if self.noise:  # as DQVAE.train_forward draws it in the step
+            key = jax.random.split(jax.random.split(self.rest[-1])[0])[0]
+            found["given_noise"] = np.asarray(jax.random.gumbel(key, self.noise))
+        return found
 
 
 class PriorStep(Step):
@@ -121,14 +124,19 @@ class PriorStep(Step):
 
     def __init__(self, row: dict[str, Any]):
         config, model, tokenizer = prior_of(row)
-        theirs: Any = tokenizer.config  # an RQVAEConfig
-        optimizer = optim.OptimizerConfig(
-            name="adamw", learning_rate=5e-4, b1=0.9, b2=0.95, weight_decay=1e-4, clip_norm=1.0
-        )
-        stage = PredictConfig(model=config, tokenizer=theirs, optimizer=optimizer).build(1000)
-        state = PredictState(jnp.zeros((), jnp.int32), model, None, stage.optimizer.init(model.trained))
         codes = served.codes((row["batch"], *config.code_shape, config.depth), min(config.sizes))
-        super().__init__(stage, state, {"tokenizer": tokenizer}, {"latent": codes})
+        self.begin(model, tokenizer, {"latent": codes}, clip_norm=1.0, weight_decay=1e-4)
+
+    def begin(
+        self, model: Any, tokenizer: Any, batch: dict[str, np.ndarray], clip_norm: float, weight_decay: float
+    ) -> None:
+        """Makes the stage of a prior of either family."""
+        adam = optim.OptimizerConfig(
+            name="adamw", learning_rate=5e-4, b1=0.9, b2=0.95, clip_norm=clip_norm, weight_decay=weight_decay
+        )
+        stage = PredictConfig(model=model.config, tokenizer=tokenizer.config, optimizer=adam).build(1000)
+        state = PredictState(jnp.zeros((), jnp.int32), model, None, stage.optimizer.init(model.trained))
+        super().__init__(stage, state, {"tokenizer": tokenizer}, batch)
 
     def check(self, given: Arrays) -> Arrays:
         tokenizer, codes = self.rest[0]["tokenizer"], self.rest[1]["latent"]
@@ -174,11 +182,62 @@ class Sampling:
         self._draw(self.draw).block_until_ready()
 
 
+class DQPriorStep(PriorStep):
+    """A step of a DQ-Transformer on given codes, one image in a row; checked without dropout."""
+
+    def __init__(self, row: dict[str, Any]):
+        model, tokenizer = by_rule(model_config(row["prior"])), by_rule(model_config(row["tokenizer"]))
+        codes = Codes(*map(jnp.asarray, served.dynamic_codes(row["batch"], row["grids"], row["codes"])))
+        self.begin(model, tokenizer, {"latent": np.asarray(packed(codes))}, clip_norm=0.0, weight_decay=0.01)
+
+    def check(self, given: Arrays) -> Arrays:
+        codes = self.rest[0]["tokenizer"].codes_of(self.rest[1])
+        labels = jnp.zeros(len(codes.codes), jnp.int32)
+
+        def loss(network: PyTree, model: DQTransformer) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return model.with_trained(network).loss_from_codes(codes, labels)
+
+        model = self.state.model
+        (_, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(model.trained, model)
+        found = {name: np.asarray(metrics[name]) for name in ("content_loss", "position_loss")}
+        return found | {"gradient_norm": np.asarray(optax.global_norm(grads))}
+
+
+class DQSampling:
+    """Codes of half-fine images drawn from a DQ-Transformer. Its greedy ones are for the other side to judge."""
+
+    def __init__(self, row: dict[str, Any]):
+        self.model = by_rule(model_config(row["prior"]))
+        codes, grain = served.dynamic_codes(row["batch"], row["grids"], row["codes"])
+        self.given = Codes(jnp.full_like(jnp.asarray(codes), -1), jnp.asarray(grain))
+        self.labels = np.zeros(row["batch"], np.int32)
+        self.draw = Draw(top_k=row["top_k"], top_p=row["top_p"])
+
+    def _draw(self, draw: Draw) -> tuple[Rows, Codes]:
+        return self.model.generate_rows(self.labels, jax.random.key(KEY), draw, given=self.given)
+
+    def warm(self) -> bool:
+        self.run()
+        return True
+
+    def check(self, given: Arrays) -> Arrays:
+        rows, codes = jax.tree.map(np.asarray, self._draw(Draw(temperature=0.0)))
+        count = int(rows.filled[0].sum())
+        content = rows.tokens.content[:, 1:count]
+        where = content < self.model.config.codebook_size
+        return {"greedy": content[where], "given_where": where, "given_codes": codes.codes}
+
+    def run(self) -> None:
+        jax.block_until_ready(self._draw(self.draw))
+
+
 JOBS: dict[str, Callable[[dict[str, Any]], Job]] = {
     "reconstruct": Reconstruction,
     "train tokenizer": TokenizerStep,
     "train prior": PriorStep,
     "sample": Sampling,
+    "train dq prior": DQPriorStep,
+    "sample dq": DQSampling,
 }
 
 

@@ -10,7 +10,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,12 +45,28 @@ def weights(shapes: dict[str, tuple[int, ...]], shared: bool = False) -> Arrays:
     """
     found: Arrays = {}
     for key, shape in shapes.items():
-        book = shared and key.startswith("quantizer.codebooks.")
-        of = ".".join(["quantizer.codebooks.0", *key.split(".")[3:]]) if book else key
-        found[key] = found[of] if of in found and of != key else det_array(of, shape)
-        if key.removeprefix("transformer.") == "pos_emb":
+        if key.endswith("attn.mask"):
+            found[key] = past if (past := found.get("mask")) is not None else np.tril(np.ones(shape, np.float32))
+            found["mask"] = found[key]  # one array for all layers
+            continue
+        book, of = shared and key.startswith("quantizer.codebooks."), key.removeprefix("transformer.")
+        of = ".".join(["quantizer.codebooks.0", *key.split(".")[3:]]) if book else of
+        found[key] = found[of] if book and of in found else det_array(of, shape)
+        if of == "pos_emb":
             found[key] = found[key] * np.float32(0.02 * np.prod(shape[1:]) ** 0.5)
+    found.pop("mask", None)
     return found
+
+
+def dynamic_codes(batch: int, grids: Sequence[int], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [b fine fine] of two grains and the grains [b coarse coarse], half of which are fine, anywhere."""
+    (coarse, fine), random = grids, np.random.RandomState(1)
+    side = fine // coarse
+    half = [random.permutation(coarse * coarse).reshape(coarse, coarse) % 2 for _ in range(batch)]
+    grain = np.stack(half).astype(np.int32)
+    drawn, whole = codes((batch, fine, fine), size), grain.repeat(side, 1).repeat(side, 2)
+    of_region = drawn[:, ::side, ::side].repeat(side, 1).repeat(side, 2)
+    return np.where(whole == 0, of_region, drawn), grain
 
 
 def pixels(batch: int, side: int) -> np.ndarray:

@@ -3,15 +3,18 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
-from benchmarks.against.rows import Row, changed, disagreements, rq_rows
-from benchmarks.against.served import weights
-from benchmarks.against_pytorch import Result, Side, Timed, arguments, measure, table
+from benchmarks.against.results import Result, Timed, disagreements, table
+from benchmarks.against.rows import Row, changed, dq_rows, rq_rows
+from benchmarks.against.served import dynamic_codes, weights
+from benchmarks.against_pytorch import Side, arguments, measure
 from rqjax.errors import InputError, RunError
 from rqjax.official.convert import keys
 from rqjax.official.documents import model_config
 from tests.golden.deterministic import det_array
+from tests.official_files import DQTRANSFORMER, DQVAE
 
 ARCH = """
 arch:
@@ -45,7 +48,10 @@ def checkouts(tmp_path):
     rq, dq = tmp_path / "rq", tmp_path / "dq"
     for folder in ("rqvae/models", "configs/ffhq/stage1", "configs/ffhq/stage2"):
         (rq / folder).mkdir(parents=True)
-    (dq / "models" / "stage2_dynamic").mkdir(parents=True)
+    for folder in ("models/stage2_dynamic", "configs/stage1", "configs/stage2"):
+        (dq / folder).mkdir(parents=True)
+    (dq / "configs/stage1/dqvae-dual-r-05_imagenet.yml").write_text(yaml.safe_dump(DQVAE))
+    (dq / "configs/stage2/uncond_imagenet_p6c18.yml").write_text(yaml.safe_dump(DQTRANSFORMER))
     (rq / "configs/ffhq/stage1/ffhq256-rqvae-8x8x4.yaml").write_text(ARCH)
     (rq / "configs/ffhq/stage2/ffhq256-rqtransformer-8x8x4-350M.yaml").write_text(PRIOR)
     return rq, dq
@@ -79,8 +85,8 @@ def test_a_python_without_pytorch_is_one_line(checkouts, tmp_path):
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_row_is_a_model_that_both_sides_know(checkouts, quick):
-    rows = rq_rows(checkouts[0], quick)
-    assert len({row.name for row in rows}) == len(rows) == 9
+    rows = rq_rows(checkouts[0], quick) + dq_rows(checkouts[1], quick)
+    assert len({row.name for row in rows}) == len(rows) == 14
     for row in rows:
         models = [model_config(row.job[part]) for part in ("tokenizer", "prior") if part in row.job]
         if len(models) == 2:
@@ -105,6 +111,15 @@ def test_weights_are_those_of_the_golden_rule(checkouts):
     assert all(np.array_equal(book, books[0]) for book in books)
 
 
+def test_half_of_the_regions_are_fine_and_a_coarse_code_fills_its_region():
+    codes, grain = dynamic_codes(3, (4, 8), 100)
+    assert grain.mean(axis=(1, 2)).tolist() == [0.5] * 3
+    blocks = codes.reshape(3, 4, 2, 4, 2).transpose(0, 1, 3, 2, 4).reshape(3, 4, 4, 4)
+    one = (blocks == blocks[..., :1]).all(-1)
+    assert one[grain == 0].all()
+    assert not one[grain == 1].all()
+
+
 def test_disagreements_are_seen():
     ours = {"x": np.ones(4, np.float32), "codes": np.arange(4), "more": np.zeros(2), "given": np.zeros(1)}
     theirs = {"x": np.float32([1, 1, 1, 1.5]), "codes": np.array([0, 1, 2, 5]), "shape": np.zeros(3)}
@@ -121,7 +136,7 @@ def test_the_table_says_what_was_missed_and_what_disagrees():
     bad = Result(Row("bad", 2.5, {}), official, ours, {"x": 1e-5, "y": 0.1})
     assert (good.agrees, bad.agrees, good.ratio, good.fastest) == (True, False, 2.0, 1.5)
     out = io.StringIO()
-    Console(file=out, width=200).print(table([good, bad]))
+    Console(file=out, width=200).print(table([good, bad], floors=True))
     lines = {line.split()[1]: line for line in out.getvalue().splitlines() if "good" in line or "bad" in line}
     assert "missed" not in lines["good"]
     assert "!" not in lines["good"]

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from rqjax.dq.sequence import SequenceLayout, Tokens
 from rqjax.nets.condition import AnyCondition, condition
+from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
-from rqjax.nets.transformer import NORMAL, BlockSettings, Stack, dropout, layer_norm
+from rqjax.nets.transformer import NORMAL, BlockSettings, Stack, layer_norm
 
 
 @dataclasses.dataclass(kw_only=True)

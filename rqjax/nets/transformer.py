@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from rqjax.nets.dropout import dropout
 from rqjax.nets.init import Rngs
 from rqjax.nets.partition import by_batch
 from rqjax.nets.rope import rope_angles, rotate
@@ -18,14 +19,6 @@ Sizes = int | tuple[int, ...]
 MaybeKey = Key[Array, ""] | None
 Index = Int[Array, ""] | int
 LOWEST = jnp.finfo(jnp.float32).min
-
-
-def dropout(key: MaybeKey, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
-    """`x` with a fraction `rate` of its elements zeroed and the others scaled up; `x` itself without key or rate."""
-    if key is None or rate == 0.0:
-        return x
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
 def layer_norm(dim: int, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from rqjax.interface import Quantizer
 from rqjax.nets.condition import AnyCondition, condition
+from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
-from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Index, Stack, dense, dropout, layer_norm
+from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Index, Stack, dense, layer_norm
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)

@@ -23,12 +23,21 @@ command -v "$python" >/dev/null || fail "no $python found: install Python >= 3.1
 
 # The extra of pyproject.toml that a word of rqjax needs on this machine; none for most on a CPU.
 extra_for() {
-  local driver
+  local hardware word=
   case $1 in
-    test | pod-test) echo dev; return ;;
+    test) echo dev; return ;;
+    pod-test) echo dev,browser; return ;;
     notebooks-test) echo notebooks; return ;;
     compile) echo compile; return ;;
+    demo) word=demo ;;
   esac
+  hardware=$(hardware)
+  echo "$word${word:+${hardware:+,}}$hardware"
+}
+
+# The extra of the hardware that answers; none for a CPU.
+hardware() {
+  local driver
   [ -z "$processes" ] || return 0  # joined over localhost, they run on fake devices
   if driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) && [ -n "$driver" ]; then
     # CUDA 13 needs a driver of the 580 series

@@ -22,6 +22,7 @@ VERBS = {
     "reconstruct": "images through a tokenizer and back",
     "encode": "a set of images by a tokenizer, once, for priors to train on",
     "evaluate": "the figures of papers: of reconstructions, of samples at several guidance scales",
+    "demo": "a local page: images by a form, one's own with their codes",
     "thresholds": "the entropy thresholds of a data set, for a DQ-VAE's router",
     "configs": "the configurations that are shipped, by name",
     "compile": "what a step would cost on a TPU slice, by its compiler and without the slice",

@@ -32,8 +32,9 @@ ALLOWED = {
     "official": RUN | {"run"},
     "api": RUN | {"run"},
     "evaluation": RUN | {"run", "api"},
+    "demo": RUN | {"run", "api"},
     "report": RUN | {"run", "api", "evaluation"},
-    "programs": RUN | {"flags", "report", "evaluation", "api", "run", "official", "cost"},
+    "programs": RUN | {"flags", "demo", "report", "evaluation", "api", "run", "official", "cost"},
 }
 """The rooms that each room may import."""
 COMPOSES = {"quickstart": {"reconstruct", "train"}}

@@ -62,7 +62,8 @@ class LoadedPrior(LoadedModel):
         return computing_in(self.tokenizer.everywhere, self.dtype)
 
     @property
-    def _described(self) -> PriorConfig:
+    def described(self) -> PriorConfig:
+        """The configuration of the model."""
         model = self.config.stage.model
         assert isinstance(model, PriorConfig)  # load() looked
         return model
@@ -108,8 +109,8 @@ class LoadedPrior(LoadedModel):
         call for a number of images compiles; other settings, labels and seeds compile nothing. Raises InputError for
         input that the model does not take, before anything is computed.
         """
-        draws = draws_by_stream(self._described.streams, temperature, top_k, top_p)
-        guidance = guidance if isinstance(guidance, Guidance) else Guidance(scale=_number(guidance, "guidance"))
+        draws = draws_by_stream(self.described.streams, temperature, top_k, top_p)
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(scale=number(guidance, "guidance"))
         judge = {"scorer": scorer, "acceptance": acceptance}
         request = self.request(labels, texts, count, seed, draws, guidance, given, fixed_positions, **judge)
         return self.draw(request, progress=progress)
@@ -129,7 +130,7 @@ class LoadedPrior(LoadedModel):
         acceptance: float | None = None,
     ) -> Request:
         """What generate() is asked for. Raises InputError for what cannot be; weights are read for `given` alone."""
-        prior = self._described
+        prior = self.described
         count = whole_number(count, "count", 1)
         seed = whole_number(seed, "seed", -(2**63), 2**63 - 1)
         draws_of(draws, prior.streams)
@@ -177,10 +178,10 @@ class LoadedPrior(LoadedModel):
         return self.tokenizer
 
     def _about(self) -> str:
-        condition, size = self._described.condition, self.resolution
+        condition, size = self.described.condition, self.resolution
         led = {"text": f"led by texts of up to {condition.length} tokens", None: "led by nothing"}
         classes = f"of {condition.choices} classes" + (f": {few(self.classes)}" if self.classes else "")
-        guided = "; takes guidance" if self._described.condition_dropout else ""
+        guided = "; takes guidance" if self.described.condition_dropout else ""
         return f"{size}x{size} images {led.get(condition.field, classes)}{guided}"
 
 
@@ -191,12 +192,13 @@ def draws_by_stream(streams: Sequence[str], temperature: Numbers, top_k: Numbers
         values = list(given) if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str) else [given]
         if len(values) not in (1, len(streams)):
             raise InputError(f"{name} has {len(values)} values: give one, or one for each of {', '.join(streams)}")
-        read = [whole_number(x, name, 0) if name == "top_k" else _number(x, name) for x in values]
+        read = [whole_number(x, name, 0) if name == "top_k" else number(x, name) for x in values]
         columns[name] = read * (len(streams) if len(read) == 1 else 1)
     return [Draw(**dict(zip(columns, each, strict=True))) for each in zip(*columns.values(), strict=True)]
 
 
-def _number(value: Any, name: str) -> float:
+def number(value: Any, name: str) -> float:
+    """`value` as a float. Raises InputError for one that is no number."""
     if isinstance(value, bool | str):
         raise InputError(f"{name} is {printable(repr(value), 60)}: expected a number")
     try:

@@ -103,6 +103,8 @@ def bare(tmp_path):
         (["sample"], "580.65.06", "[cuda13]"),
         (["sample"], "535.104", "[cuda12]"),
         (["compile"], "580.65.06", "[compile]"),
+        (["demo"], "", "[demo]"),
+        (["demo"], "580.65.06", "[demo,cuda13]"),
         (["--processes", "2", "train"], "580.65.06", ""),
     ],
 )

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 NARROW = 64
 """Pixels of width below which an image is too small to look at."""
+NAMES_HIGH, LONGEST = 18, 64
+"""Pixels of height of a line of names, and the characters of a name that are looked at."""
 
 
 def to_float(image: UInt8[Array | np.ndarray, "*b h w c"]) -> Float[Array, "*b h w c"]:
@@ -49,3 +51,24 @@ def named_rows(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> UIn
     for i, name in enumerate(names):
         draw.text((4, (i + 0.5) * high), name, fill="black", font=font, anchor="lm")
     return np.asarray(page)
+
+
+def named_columns(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str], gap: int) -> UInt8[np.ndarray, "high w 3"]:
+    """A picture of equally wide columns, `gap` pixels between them, with the name of each above it, cut off where it
+    would be wider.
+    """
+    wide = (picture.shape[1] + gap) // len(names)
+    font = ImageFont.load_default(size=11.0)
+    page = Image.new("RGB", (picture.shape[1], picture.shape[0] + NAMES_HIGH), "white")
+    page.paste(Image.fromarray(picture), (0, NAMES_HIGH))
+    draw = ImageDraw.Draw(page)
+    for i, name in enumerate(names):
+        kept = len(name[:LONGEST])
+        while kept > 1 and font.getlength(_cut(name, kept)) > wide - gap - 2:
+            kept -= 1
+        draw.text((i * wide + 1, NAMES_HIGH / 2), _cut(name, kept), fill="black", font=font, anchor="lm")
+    return np.asarray(page)
+
+
+def _cut(name: str, kept: int) -> str:
+    return name if kept >= len(name) else f"{name[:kept]}."

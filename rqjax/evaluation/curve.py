@@ -16,6 +16,10 @@ from rqjax.errors import InputError
 from rqjax.interface import Batch, Sums, Tokenizer
 from rqjax.metrics import bits_per_image, psnr, ssim
 from rqjax.metrics.ssim import WINDOW
+from rqjax.nets.lpips import LPIPS
+
+SMALLEST = 16
+"""Pixels of a side from which LPIPS has an image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +33,17 @@ class Point:
     entropy_bits: float  # the same with the entropy of each book's codes, as measured
     mse: float  # of pixels in [0, 1], as bytes
     psnr: float  # dB, the mean over images
-    ssim: float | None  # None for images smaller than its window
+    ssim: float | None = None  # None for images smaller than its window
+    lpips: float | None = None  # None without VGG16's weights
 
 
-def curve(model: Tokenizer, batches: Iterable[Batch]) -> list[Point]:
-    """The points of `model.rates` over images. Raises InputError if none can be read."""
+def curve(model: Tokenizer, batches: Iterable[Batch], lpips: LPIPS | None = None) -> list[Point]:
+    """The points of `model.rates` over images, with LPIPS if its network is given. Raises InputError if no image can
+    be read.
+    """
     totals: dict[str, np.ndarray] = {}
     for batch in batches:
-        for name, value in jax.device_get(_sums(model, batch["image"], batch["counts"])).items():
+        for name, value in jax.device_get(_sums(model, lpips, batch["image"], batch["counts"])).items():
             totals[name] = np.asarray(totals.get(name, 0.0) + np.float64(value))
     images = float(totals.pop("images", 0.0))
     if not images:
@@ -45,7 +52,7 @@ def curve(model: Tokenizer, batches: Iterable[Batch]) -> list[Point]:
 
 
 @jax.jit
-def _sums(model: Tokenizer, image: UInt8[Array, "b h w 3"], counts: Bool[Array, "b"]) -> Sums:
+def _sums(model: Tokenizer, lpips: LPIPS | None, image: UInt8[Array, "b h w 3"], counts: Bool[Array, "b"]) -> Sums:
     """The sums of each rate's figures [rates], the hits of each book [rates codes], and the number of images."""
     recon, hits = model.at_rates(to_float(image), counts)
     original = image.astype(jnp.float32) / 255
@@ -55,6 +62,8 @@ def _sums(model: Tokenizer, image: UInt8[Array, "b h w 3"], counts: Bool[Array, 
         found = {"mse": jnp.mean(jnp.square(original - seen), axis=(1, 2, 3)), "psnr": psnr(original, seen)}
         if min(image.shape[1:3]) >= WINDOW:
             found["ssim"] = ssim(original, seen)
+        if lpips is not None and min(image.shape[1:3]) >= SMALLEST:
+            found["lpips"] = lpips(to_float(image), 2 * seen - 1)
         return {name: jnp.sum(jnp.where(counts, each, 0.0)) for name, each in found.items()}
 
     figures = jax.lax.map(of_rate, recon)
@@ -73,7 +82,7 @@ def _point(model: Tokenizer, index: int, totals: Mapping[str, np.ndarray], image
         entropy_bits=bits["entropy"] + rate.extra_bits,
         mse=float(totals["mse"][index] / images),
         psnr=float(totals["psnr"][index] / images),
-        ssim=float(totals["ssim"][index] / images) if "ssim" in totals else None,
+        **{name: float(totals[name][index] / images) for name in ("ssim", "lpips") if name in totals},
     )
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int, Key, UInt8
 
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
+from rqjax.evaluation.curve import SMALLEST
 from rqjax.evaluation.judges import INCEPTION, Judge
 from rqjax.evaluation.sets import Collected, compared
 from rqjax.interface import Batch, Sums, Tokenizer
@@ -23,7 +24,7 @@ SHARE, AMONG = 0.5, 100
 """Of pFID: the share of positions whose codes are exchanged, and the nearest codes that they are drawn among."""
 NO_WEIGHTS = "Inception's weights are needed (--inception FILE)"
 WEIGHTS = f"{NO_WEIGHTS}; the same figures are in the features of a classifier of the data, and compare with no FID"
-LEAST = {"ssim": WINDOW, "ms_ssim": 176, "lpips": 16}
+LEAST = {"ssim": WINDOW, "ms_ssim": 176, "lpips": SMALLEST}
 """Pixels of a side below which there is no such figure."""
 
 

@@ -13,7 +13,7 @@ from rqjax.api.loaded import LoadedTokenizer
 from rqjax.api.prior import LoadedPrior, draws_by_stream
 from rqjax.checks import number_of
 from rqjax.errors import InputError
-from rqjax.evaluation import curve, prior, result, tokenizer
+from rqjax.evaluation import curve, kept, prior, result, tokenizer
 from rqjax.evaluation.choice import Choice
 from rqjax.evaluation.images import Images
 from rqjax.evaluation.judges import INCEPTION, Judge
@@ -23,6 +23,7 @@ from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.sampling import Draw
 from rqjax.run import devices
 from rqjax.run.directory import Run
+from rqjax.run.log import FILE as METRICS
 from rqjax.stages.predict import PredictConfig
 from rqjax.store import outputs
 from rqjax.torchfile import lpips
@@ -77,7 +78,7 @@ def _tokenizer(path: str, out: pathlib.Path) -> None:
     judge, _ = choice.judges(batches.mesh, flags.KEEP_CLASSIFIER.value, say)
     loaded = LoadedTokenizer(run, batches, ema=flags.EMA.value)
     found = tokenizer.measured(loaded.everywhere, held_out, judge, batches.everywhere(network), seed=flags.SEED.value)
-    points = curve.curve(loaded.everywhere, held_out)
+    points = curve.curve(loaded.everywhere, held_out, batches.everywhere(network))
     missing = tokenizer.missing(judge, network is not None, size)
     if judge is None:
         missing.append(f"no figures of sets of images: {choice.reason}")
@@ -96,6 +97,11 @@ def _tokenizer(path: str, out: pathlib.Path) -> None:
         "missing": missing,
     }
     result.write(out, written)
+    if (run.path / METRICS).is_file():  # what `rqjax report` takes
+        try:
+            kept.keep(run.path, run.step, images.about(found.images), points, found.codes)
+        except OSError as error:
+            say(f"{run.path} takes no {kept.FILE} for `rqjax report` ({error.strerror or error})")
     _say_tokenizer(found, points, judge, missing)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rqjax import data
@@ -17,15 +18,17 @@ from rqjax.api.pictures import picture
 from rqjax.api.sampler import sample
 from rqjax.data.images import to_float
 from rqjax.errors import InputError
+from rqjax.evaluation import curve, kept
+from rqjax.evaluation.images import Images
 from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
 from rqjax.interface import Prior, Tokenizer
-from rqjax.metrics import nearest_class
+from rqjax.metrics import code_use, nearest_class
 from rqjax.nets.guidance import Guidance
 from rqjax.programs.reconstruct import squared_error
 from rqjax.programs.train import train
 from rqjax.quantize import perplexity, usage
 from rqjax.quantize.dynamic import code_count
-from rqjax.report import write_report
+from rqjax.report import csv_name, write_report
 from rqjax.run import devices
 from rqjax.run.config import Config, load_file
 from rqjax.run.hosts import RESTART
@@ -51,6 +54,7 @@ def main(_: Sequence[str]) -> None:
     out = pathlib.Path(OUT.value)
     # the page is written last: without it, the same command goes on
     outputs.checked(str(out / "report.html"), (".html",), overwrite=OVERWRITE.value)
+    outputs.checked(str(out / csv_name("report.html")), (".csv",), overwrite=True)
     tokenizer, *_, prior = RUNS[MODEL.value]
     configs = {name: load_file("quickstart", name) for name in RUNS[MODEL.value]}
     devices.use_cores(math.gcd(*(c.data.batch // c.stage.microbatches for c in configs.values())))
@@ -66,7 +70,9 @@ def main(_: Sequence[str]) -> None:
         clock.lap(f"train_{name}")
     real, held_out = (_images(configs[tokenizer], split) for split in ("train", "test"))
     every = max(len(held_out["image"]) // HELD_OUT, 1)
-    summary = _figures(models, held_out["image"][::every][:HELD_OUT], out)
+    shown = held_out["image"][::every][:HELD_OUT]
+    summary = _figures(models, shown, out)
+    _keep_curve(out / tokenizer, configs[tokenizer], models[tokenizer], shown)
     images, labels = _samples(stage, configs[prior].seed, models[prior], models[tokenizer], out)
     summary["class_accuracy_by_the_7_nearest_real_images"] = {
         "samples": _accuracy(images, labels, real),
@@ -152,6 +158,16 @@ def _dynamic_figures(tokenizer: Any, fixed: Any, images: np.ndarray, out: pathli
         "code_usage": float(usage(codes.codes, tokenizer.config.codebook_size)),
         "code_perplexity": float(perplexity(codes.codes, tokenizer.config.codebook_size)),
     }
+
+
+def _keep_curve(run: pathlib.Path, config: Config, model: Tokenizer, images: np.ndarray) -> None:
+    """Leaves rate and distortion on held-out images in the run's directory, for every report."""
+    batch = {"image": jnp.asarray(images), "counts": jnp.ones(len(images), bool)}
+    count = jax.jit(lambda t, b: t.code_hits(t.encode(to_float(b["image"])), b["counts"]))
+    hits: dict[str, np.ndarray] = jax.device_get(count(model, batch))
+    codes = {name: {"size": len(found), **code_use(found)} for name, found in hits.items()}
+    points = curve.curve(model, [batch])
+    kept.keep(run, config.steps, Images(config.data, "test").about(len(images)), points, codes)
 
 
 def _samples(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rqjax.errors import InputError
 from rqjax.flags.report import OUT, OVERWRITE, RUNS
-from rqjax.report import write_report
+from rqjax.report import csv_name, write_report
 from rqjax.store import outputs
 
 
@@ -14,5 +14,6 @@ def main(words: Sequence[str]) -> None:
     if not runs:
         raise InputError("report needs run directories: rqjax report DIR [DIR ...]")
     out = outputs.checked(OUT.value, (".html", ".htm"), overwrite=OVERWRITE.value)
+    outputs.checked(str(out.with_name(csv_name(out.name))), (".csv",), overwrite=OVERWRITE.value)
     write_report(out, "Training runs", runs=runs, pictures={}, summary={})
     print(out)

@@ -1,6 +1,5 @@
 """One self-contained page: pictures and figures that a program gives, and all that run directories hold."""
 
-import base64
 import html
 import json
 import os
@@ -8,8 +7,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from rqjax.errors import InputError
+from rqjax.evaluation import curve, kept
+from rqjax.report import rates
 from rqjax.report.charts import chart, groups
+from rqjax.report.pieces import cell, figure, scroll, table
 from rqjax.run import fields
+from rqjax.run.alarms import Alarm, read_alarms
 from rqjax.run.config import from_dict
 from rqjax.run.ledger import NAMES, duration, read_ledger
 from rqjax.run.log import Line, read_metrics
@@ -34,6 +37,7 @@ table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-
 th { font-weight: 500; } td { font-variant-numeric: tabular-nums; }
 tr { border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 .bar { display: inline-block; height: .7em; background: #3b6fb6; min-width: 1px; }
+.key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: 50%; }
 summary { cursor: pointer; margin: 1rem 0 .5rem; }
 @media (max-width: 40rem) {
   .fields { overflow-wrap: anywhere; } .fields :is(th, td) { display: block; padding: 0; }
@@ -49,7 +53,8 @@ def write_report(
     pictures: Mapping[str, pathlib.Path],
     summary: Mapping[str, object],
 ) -> None:
-    """Writes a page that needs no other file: pictures by caption, the summary as a table, and a section for each run.
+    """Writes a page that needs no other file: pictures by caption, the summary as a table, what is known of rate and
+    distortion, also as CSV beside the page, and a section for each run.
 
     Damaged files of a run are left out. Raises InputError for runs without a single line of metrics.
     """
@@ -60,17 +65,33 @@ def write_report(
             f"{', '.join(empty)}: no metrics.jsonl with lines in it: expected run directories of `rqjax train`"
         )
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    parts += [_figure(file.read_bytes(), caption) for caption, file in pictures.items()]
+    parts += [figure(file.read_bytes(), caption) for caption, file in pictures.items()]
     if summary:
-        parts.append(f"<h2>Figures</h2>{_scroll(_cell(summary))}")
-    for name, place in zip(distinct_names(places), places, strict=True):
-        parts.append(_section(name, place, metrics[place]))
+        parts.append(f"<h2>Figures</h2>{scroll(cell(summary))}")
+    names = dict(zip(distinct_names(places), places, strict=True))
+    measured = {name: found for name, place in names.items() if (found := kept.read(place))}
+    parts.append(rates.section(measured))
+    for name, place in names.items():
+        parts.append(_section(name, place, metrics[place], measured.get(name)))
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body>{''.join(parts)}</body></html>"
     )
-    outputs.write_text(path, page)
+    if measured:
+        points = {name: found.points for name, found in measured.items()}
+        outputs.write_text(path.with_name(csv_name(path.name)), _utf8(curve.table(points)))
+    outputs.write_text(path, _utf8(page))
+
+
+def _utf8(text: str) -> str:
+    """The same, with bytes of names of files that are no UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_name(page: str) -> str:
+    """The name of the file beside a page with the points of rate and distortion."""
+    return f"{pathlib.PurePath(page).stem}_rate_distortion.csv"
 
 
 def distinct_names(places: Sequence[Path]) -> list[str]:
@@ -83,15 +104,27 @@ def distinct_names(places: Sequence[Path]) -> list[str]:
     return [str(place) for place in places]
 
 
-def _section(name: str, place: Path, lines: Sequence[Line]) -> str:
+def _section(name: str, place: Path, lines: Sequence[Line], measured: kept.Kept | None) -> str:
     """All that a run's directory holds, newest pictures first."""
     last = max(int(line["step"] or 0) for line in lines)
     parts = [f"<h2>{html.escape(name)}</h2>", f'<p class="note">{html.escape(str(place))}, up to step {last}</p>']
-    parts.append(_pictures(place))
-    charts = [_figure(chart(title, curves, lines), title, caption=False) for title, curves in groups(lines).items()]
+    parts += [_warnings(place), _pictures(place)]
+    charts = [figure(chart(title, curves, lines), title, caption=False) for title, curves in groups(lines).items()]
     parts.append(f'<div class="charts">{"".join(charts)}</div>')
-    parts += [_times(place), _configuration(place)]
+    parts += [rates.unused(measured, lines), _times(place), _configuration(place)]
     return f"<section>{''.join(parts)}</section>"
+
+
+def _warnings(place: Path) -> str:
+    """What the run was warned of: the newest sentence of each cause, and how often there was one."""
+    by_cause: dict[str, list[Alarm]] = {}
+    for alarm in read_alarms(place):
+        by_cause.setdefault(alarm.cause, []).append(alarm)
+    rows = []
+    for found in by_cause.values():
+        since = f", {len(found)} times from step {found[0].step:,} on" if len(found) > 1 else ""
+        rows.append(f"<li>Step {found[-1].step:,}{since}: {html.escape(found[-1].said)}</li>")
+    return f"<h3>Warnings</h3><ul>{''.join(rows)}</ul>" if rows else ""
 
 
 def _pictures(place: Path) -> str:
@@ -101,7 +134,7 @@ def _pictures(place: Path) -> str:
         by_name.setdefault(name, []).append((step, path))
     parts = []
     for name, found in by_name.items():
-        shown = [_figure(path.read_bytes(), f"{name}, step {step}") for step, path in found]
+        shown = [figure(path.read_bytes(), f"{name}, step {step}") for step, path in found]
         earlier = shown[:-1][:: max(1, -(-(len(shown) - 1) // EARLIER))]
         parts.append(shown[-1])
         if earlier:
@@ -124,7 +157,7 @@ def _times(place: Path) -> str:
         )
     starts = int(ledger.get("starts", 1))
     over = f" over {starts} starts" if starts > 1 else ""
-    return f"<h3>Where the time went: {duration(whole)}{over}</h3>{_table(rows)}"
+    return f"<h3>Where the time went: {duration(whole)}{over}</h3>{table(rows)}"
 
 
 def _configuration(place: Path) -> str:
@@ -137,28 +170,4 @@ def _configuration(place: Path) -> str:
         f"<tr><th>{html.escape(field.name)}</th><td>{html.escape(field.word)}</td><td>{html.escape(field.meaning)}</td></tr>"
         for field in fields.listed(config)
     ]
-    return f"<details><summary>Configuration</summary>{_table(rows, 'fields')}</details>"
-
-
-def _figure(png: bytes, text: str, *, caption: bool = True) -> str:
-    data, text = base64.b64encode(png).decode(), html.escape(text)
-    below = f"<figcaption>{text}</figcaption>" if caption else ""
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}">{below}</figure>'
-
-
-def _table(rows: Sequence[str], kind: str = "") -> str:
-    return _scroll(f'<table class="{kind}">{"".join(rows)}</table>')
-
-
-def _scroll(table: str) -> str:
-    return f'<div class="scroll">{table}</div>'
-
-
-def _cell(value: object) -> str:
-    """A value as HTML: a mapping is a table, which may stand in a cell of another."""
-    if isinstance(value, Mapping):
-        rows = "".join(f"<tr><th>{html.escape(str(k))}</th><td>{_cell(v)}</td></tr>" for k, v in value.items())
-        return f"<table>{rows}</table>"
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(x) for x in value)
-    return html.escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return f"<details><summary>Configuration</summary>{table(rows, 'fields')}</details>"

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import SupportsFloat, TextIO
 
 import jax
@@ -60,8 +60,8 @@ class Log:
         if self._primary:
             self._progress.at(step)
 
-    def scalars(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Writes the metrics of `step`; reading them waits for the devices."""
+    def scalars(self, step: int, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+        """Writes the metrics of `step`, and gives them as numbers; reading them waits for the devices."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         since, then = self._last
         left = None
@@ -73,6 +73,7 @@ class Log:
         if self._primary:
             self._write(step, values)
             self._progress.say(_console_line(step, self._steps, values, left))
+        return values
 
     def figures(self, step: int, values: Mapping[str, float], remark: str = "") -> None:
         """Writes the figures of `step` on held-out images."""
@@ -92,12 +93,15 @@ class Log:
             self._board.flush()
             self._copies.write()
 
-    def images(self, step: int, images: Mapping[str, Pictures]) -> None:
-        """Writes pictures, those of one name in a row: for TensorBoard, and as files, see run.previews."""
+    def images(self, step: int, images: Mapping[str, Pictures], classes: Sequence[str] = ()) -> None:
+        """Writes pictures, those of one name in a row: for TensorBoard, and as files, see run.previews.
+
+        With `classes`, the names of the pictures' classes in their order, which stand in the files.
+        """
         for name, pictures in jax.device_get(dict(images)).items():
             if self._primary:
                 self._board.image(name, np.concatenate(list(pictures), axis=1), step)
-                write_preview(self._workdir, step, name, pictures)
+                write_preview(self._workdir, step, name, pictures, classes[: len(pictures)])
 
     def say(self, *lines: str) -> None:
         """Prints lines, on the first host: each stays one, whatever foreign names stand in it."""

@@ -2,13 +2,14 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rqjax.data.images import sheet
+from rqjax.data.images import named_columns, sheet
+from rqjax.errors import printable
 from rqjax.store.remote import Path, replace_file
 
 FOLDER = "previews"
@@ -17,12 +18,19 @@ KEPT = 50
 NAME = re.compile(r"step_(\d+)_(\w+)\.png")
 
 
-def write_preview(workdir: Path, step: int, name: str, images: UInt8[np.ndarray, "n h w 3"]) -> None:
-    """Writes images, side by side, as the picture `name` of a step, and takes old ones away."""
+def write_preview(
+    workdir: Path, step: int, name: str, images: UInt8[np.ndarray, "n h w 3"], classes: Sequence[str] = ()
+) -> None:
+    """Writes images, side by side, as the picture `name` of a step, and takes old ones away.
+
+    The class of each image, if given, stands above it.
+    """
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    out = io.BytesIO()
-    Image.fromarray(sheet(images[None])).save(out, "png", optimize=True)
+    picture, out = sheet(images[None]), io.BytesIO()
+    if classes:
+        picture = named_columns(picture, [printable(each) for each in classes], gap=picture.shape[0] // images.shape[1])
+    Image.fromarray(picture).save(out, "png", optimize=True)
     replace_file(folder / f"step_{step:06d}_{name}.png", out.getvalue())
     for path in [path for _, other, path in found_previews(workdir) if other == name][1:-KEPT]:
         path.unlink()

@@ -18,7 +18,7 @@ from rqjax.nets.discriminator import GANS, Discriminator, adaptive_weight, discr
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.lpips import LPIPS, REMEDY, shapes
 from rqjax.quantize.pytree import pytree
-from rqjax.stages.measure import stacked, terms_of_images, tokenizer_rows, tokenizer_sums, total
+from rqjax.stages.measure import error_maps, stacked, terms_of_images, tokenizer_rows, tokenizer_sums, total
 
 T = TypeVar("T")
 PREVIEWS = 8
@@ -218,9 +218,10 @@ class Autoencode:
     def preview(
         self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
     ) -> dict[str, UInt8[Array, "n h2 w 3"]]:
-        """The first images, and below them what tokenizer_rows makes of them."""
+        """The first images, and below them what tokenizer_rows makes of them; and where each of these is wrong."""
         image, model = batch["image"][:PREVIEWS], state.model if state.ema is None else state.ema
-        return {"reconstructions": stacked(image, tokenizer_rows(model, image))}
+        rows = tokenizer_rows(model, image)
+        return {"reconstructions": stacked(image, rows), "errors": stacked(image, error_maps(image, rows))}
 
     def evaluate(self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]) -> Sums:
         """`loss` is that of the pixels and of LPIPS; the model's own and the discriminator's belong to training."""

@@ -1,7 +1,10 @@
 """Images and what a tokenizer makes of them: compared, summed up, and as pictures."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -9,6 +12,11 @@ from rqjax.data.images import to_float, to_uint8
 from rqjax.interface import Sums, Tokenizer
 from rqjax.metrics import psnr, ssim
 from rqjax.nets.lpips import LPIPS
+
+DEPTH, DECODED = "depth ", "decoded"
+"""Names of rows of reconstructions: of the first 1, 2, ... codes, with the number behind, and of all codes."""
+WRONG = 64.0
+"""The difference, of 255, that an error map shows as white."""
 
 
 def total(figures: dict[str, Float[Array, "b"]], counts: Bool[Array, "b"]) -> Sums:
@@ -56,9 +64,25 @@ def tokenizer_rows(model: Tokenizer, image: UInt8[Array, "n h w 3"]) -> dict[str
     floats = to_float(image)
     maps = model.code_maps(floats, model.encode(floats))
     steps = model.progressive(floats)
-    names = [f"depth {d + 1}" for d in range(len(steps))] if len(steps) > 1 else ["decoded"]
+    names = [f"{DEPTH}{d + 1}" for d in range(len(steps))] if len(steps) > 1 else [DECODED]
     rows = {**maps, **dict(zip(names, steps, strict=True))}
     return {name: to_uint8(row) for name, row in rows.items()}
+
+
+def error_maps(
+    image: UInt8[Array | np.ndarray, "n h w 3"], rows: Mapping[str, UInt8[Array | np.ndarray, "n h w 3"]]
+) -> dict[str, UInt8[Array, "n h w 3"]]:
+    """Where pictures of an image are wrong, on one scale for all: black where they are right, over red and yellow to
+    white where the mean difference of the three channels is WRONG or more. Rows that show how codes lie have none.
+    """
+    maps = {}
+    for name, row in rows.items():
+        if name != DECODED and not name.startswith(DEPTH):
+            continue
+        error = jnp.mean(jnp.abs(jnp.asarray(row, jnp.float32) - jnp.asarray(image, jnp.float32)), axis=-1)
+        heat = jnp.clip(3 * error[..., None] / WRONG - jnp.arange(3.0), 0, 1)  # red fills first, then green, then blue
+        maps[name] = jnp.round(255 * heat).astype(jnp.uint8)
+    return maps
 
 
 def stacked(image: UInt8[Array, "n h w 3"], rows: dict[str, UInt8[Array, "n h w 3"]]) -> UInt8[Array, "n h2 w 3"]:

@@ -45,7 +45,7 @@ def test_words_compare_places_at_equal_bits():
 def test_all_points_are_in_the_table():
     rows = list(csv.reader(io.StringIO(table({"a,b": [point("by depth", 1, 10.0, 0.25)]}))))
     assert rows[0][:4] == ["run", "series", "value", "codes"]
-    assert rows[1] == ["a,b", "by depth", "1.0", "1.0", "10.0", "10.0", "0.25", "1.0", ""]
+    assert rows[1] == ["a,b", "by depth", "1.0", "1.0", "10.0", "10.0", "0.25", "1.0", "", ""]
 
 
 def test_depths_of_a_residual_tokenizer(residual):

@@ -9,7 +9,7 @@ import pytest
 
 from rqjax.api import shards
 from rqjax.data import DataConfig
-from rqjax.evaluation import classifier
+from rqjax.evaluation import classifier, kept
 from rqjax.nets.inception import shapes
 from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import write_class_names
@@ -56,6 +56,7 @@ def read(path):
 
 def test_figures_of_a_tokenizer(prior, tmp_path, command):  # noqa: F811
     out = tmp_path / "eval.json"
+    (prior / "tokenizer" / "metrics.jsonl").write_text('{"step": 1, "loss": 1}\n')  # a run that can be reported
     words = ("evaluate", f"--tokenizer={prior}", f"--out={out}", "--batch=10")
     status, said, _ = command(*words, f"--keep_classifier={tmp_path / 'judge'}")
     assert status == 0
@@ -68,6 +69,9 @@ def test_figures_of_a_tokenizer(prior, tmp_path, command):  # noqa: F811
     assert set(found["codes"]) == {"1", "2", "3"}
     assert found["bits_of_the_codes_of_an_image"]["nominal"] == 16 * 3 * 4
     assert [point["value"] for point in found["rate_distortion"]] == [1, 2, 3]
+    left = kept.read(prior / "tokenizer")
+    assert [dataclasses.asdict(point) for point in left.points] == found["rate_distortion"]
+    assert (left.images, left.source) == (24, "validation of synthetic")
     assert found["rate_distortion"][-1]["mse"] == pytest.approx(found["figures"]["mse"], rel=1e-4)
     judged = found["classifier features"]
     assert set(judged) == {"reconstructions", "perturbed"}

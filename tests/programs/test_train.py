@@ -62,7 +62,8 @@ def test_interrupted_equals_straight(variant, tokenizer, tmp_path):
     assert ledger["starts"] == 2
     assert min(ledger[name] for name in ("starting", "compiling", "saving", "evaluating")) > 0
     pictures = {(step, name) for step, name, _ in found_previews(tmp_path / "halves")}
-    assert pictures == {(step, "reconstructions" if variant == "rqvae" else "samples") for step in (3, 6)}
+    names = ("reconstructions", "errors") if variant == "rqvae" else ("samples",)
+    assert pictures == {(step, name) for step in (3, 6) for name in names}
 
 
 def test_a_prior_keeps_its_tokenizer_and_shows_samples(tokenizer, tmp_path, monkeypatch):

@@ -26,6 +26,20 @@ def test_previews_are_rows_and_few(tmp_path, monkeypatch):
         assert [picture.getpixel((x * 8 * 9, 0)) for x in range(3)] == [(k, k, k) for k in range(3)]
 
 
+def test_classes_stand_above_their_images(tmp_path):
+    """A name that is too long is cut off within its own column; foreign bytes move nothing."""
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    previews.write_preview(tmp_path, 1, "samples", images, ["i", "a name of many words", "\udc80\n"])
+    with Image.open(tmp_path / "previews" / "step_000001_samples.png") as picture:
+        above = np.asarray(picture)[: -4 * 16]
+    assert above.shape == (18, 4 * (3 * 17 - 1), 3)
+    ink = [np.flatnonzero((above[..., 0] < 255).any(0) & (np.arange(200) // 68 == k)) % 68 for k in range(3)]
+    assert ink[0].max() < 8 < 40 < ink[1].max() < 66
+    assert 0 < ink[2].max() < 66
+    assert (above[:, 66:68] == 255).all()  # nothing between columns
+    assert (above[:, 134:136] == 255).all()
+
+
 def test_estimates_leave_out_the_compilation(tmp_path, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("rqjax.run.log.time.perf_counter", lambda: now[0])

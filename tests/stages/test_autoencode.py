@@ -19,6 +19,7 @@ from rqjax.nets.lpips import LPIPS
 from rqjax.optim import OptimizerConfig, ema_update
 from rqjax.rq.vae import RQVAEConfig
 from rqjax.stages.autoencode import AutoencodeConfig, reconstruction_loss
+from rqjax.stages.measure import error_maps
 from rqjax.store.arrays import to_arrays
 from tests.conftest import rounding
 from tests.small_rq import tokenizer_config
@@ -346,10 +347,20 @@ def test_reconstruction_falls(model):
 def test_previews_are_rows_of_bytes_and_depths_stand_below_each_other():
     stage = config(model=rqvae_config(), ema_decay=0.9).build(10)
     pictures = stage.preview(jax.jit(stage.init)(jax.random.key(0)), None, batch(9), jax.random.key(0))
-    (picture,) = pictures.values()
-    assert list(pictures) == ["reconstructions"]
-    assert (picture.shape, picture.dtype) == ((8, 3 * 16, 16, 3), jnp.uint8)
-    np.testing.assert_array_equal(picture[:, :16], batch(9)["image"][:8])
+    assert list(pictures) == ["reconstructions", "errors"]
+    for picture in pictures.values():
+        assert (picture.shape, picture.dtype) == ((8, 3 * 16, 16, 3), jnp.uint8)
+        np.testing.assert_array_equal(picture[:, :16], batch(9)["image"][:8])
+
+
+def test_error_maps_are_black_where_an_image_is_right_and_brighter_where_it_is_more_wrong():
+    image = np.full((1, 1, 4, 3), 100, np.uint8)
+    row = image + np.array([0, 16, 32, 64], np.uint8)[:, None]
+    row[0, 0, 1] = (100 - 48, 100, 100)  # a third of the channels, three times as wrong: the mean counts
+    found = error_maps(image, {"grains": row, "depth 1": row})
+    assert list(found) == ["depth 1"]
+    heat = np.asarray(found["depth 1"])[0, 0]
+    np.testing.assert_array_equal(heat, [[0, 0, 0], [191, 0, 0], [255, 128, 0], [255, 255, 255]])
 
 
 # --- the boundary

@@ -11,10 +11,16 @@ The set comes from two npm packages, both MIT: @lobehub/fluent-emoji-3d (the ima
 Variants of an emoji (tones of skin, women and men) are on one side of the split. Images become an 8x8 map of stacks of
 4 codes out of 512; captions have up to 16 tokens of 1024. Loss: 0.9 image + 0.1 text, as the CC-3M model of the paper;
 a tenth of the captions is left out while training, so that samples can be guided.
+`dqvae` and `dqtransformer` in their place are the same with dynamic codes: of 8x8 regions the 32 with the highest
+entropy get 4 codes out of 512, the others one: 160 codes. The prior reads captions by cross-attention.
 """
 
 from rqjax.data import DataConfig
+from rqjax.dq.patches import PatchDQVAEConfig
+from rqjax.dq.routing import RoutingConfig
+from rqjax.dq.transformer import DQTransformerConfig
 from rqjax.errors import InputError
+from rqjax.interface import TokenizerConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.rq.patches import PatchRQVAEConfig
@@ -28,6 +34,8 @@ TOKENS, LENGTH = 1024, 16
 VARIANTS = {
     "rqvae": "an 8x8 map of stacks of 4 codes",
     "rqtransformer": "the prior of these codes, led by captions",
+    "dqvae": "8x8 regions of one code or four",
+    "dqtransformer": "the prior of these codes, led by captions",
 }
 """Names, the default first, for `rqjax configs`."""
 RQVAE = PatchRQVAEConfig(
@@ -64,17 +72,65 @@ RQTRANSFORMER = RQTransformerConfig(
     dtype="float32",
     remat=False,
 )
+DQVAE = PatchDQVAEConfig(
+    resolution=64,
+    patch_size=4,
+    dim=128,
+    layers=2,
+    heads=4,
+    sigmoid_gelu=True,
+    embed_dim=64,
+    codebook_size=512,
+    decay=0.97,
+    restart_threshold=0.1,
+    # exactly half of each image's regions are fine, those with the highest entropy
+    routing=RoutingConfig(
+        router="entropy", exact_ratio=True, budget_weight=0.0, groups=0, layers=1, entropy_bins="-1_1"
+    ),
+)
+DQTRANSFORMER = DQTransformerConfig(
+    grids=(8, 16),
+    codebook_size=512,
+    text_vocab=TOKENS,
+    text_length=LENGTH,
+    text_dim=128,
+    text_layers=2,
+    text_heads=4,
+    condition_dropout=0.1,
+    order="region-first",
+    dim=128,
+    heads=4,
+    position_layers=1,
+    content_layers=3,
+    block_size=260,
+    embedding_dropout=0.0,
+    attention_dropout=0.0,
+    # every image has 160 codes, with starts and ends 164 tokens: two fill a row
+    pack=True,
+    pack_groups=0,
+    row_length=328,
+    rows_per_image=0.5,
+    loss_chunk=328,
+    dtype="float32",
+    remat=False,
+)
 
 
 def get_config(variant: str = "rqvae") -> Config:
-    if variant not in VARIANTS:
-        raise InputError(f"variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    return _tokenizer() if variant == "rqvae" else _prior()
+    makers = {
+        "rqvae": lambda: _tokenizer(RQVAE),
+        "rqtransformer": lambda: _prior(RQTRANSFORMER, RQVAE),
+        "dqvae": lambda: _tokenizer(DQVAE),
+        "dqtransformer": lambda: _prior(DQTRANSFORMER, DQVAE),
+    }
+    if variant not in makers:
+        raise InputError(f"variant {variant!r}: expected one of {', '.join(makers)}")
+    return makers[variant]()
 
 
-def _tokenizer() -> Config:
+def _tokenizer(model: TokenizerConfig) -> Config:
     stage = AutoencodeConfig(
-        model=RQVAE,
+        model=model,
         perceptual_weight=0.0,
         disc_weight=0.0,
         disc_loss_weight=0.0,
@@ -88,8 +144,8 @@ def _tokenizer() -> Config:
     return Config(stage=stage, data=data, steps=1_000, log_every=50, preview_every=500, save_every=500)
 
 
-def _prior() -> Config:
-    stage = PredictConfig(model=RQTRANSFORMER, tokenizer=RQVAE, top_p=0.9, guidance=3.0)
+def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: TokenizerConfig) -> Config:
+    stage = PredictConfig(model=model, tokenizer=tokenizer, top_p=0.9, guidance=3.0)
     stage.optimizer.learning_rate, stage.optimizer.warmup_steps = 2e-3, 100
     data = DataConfig(
         name="captions",

@@ -23,9 +23,9 @@ Shaped = jax.Array | jax.ShapeDtypeStruct
 AXES = ("replica", "data", "model")
 
 TENSOR_PARALLEL = (
-    (r"blocks/(query|key|value)/kernel$", -2),
-    (r"blocks/(query|key|value)/bias$", -2),
-    (r"blocks/proj/kernel$", -3),
+    (r"blocks/(cross_)?(query|key|value)/kernel$", -2),
+    (r"blocks/(cross_)?(query|key|value)/bias$", -2),
+    (r"blocks/(cross_)?proj/kernel$", -3),
     (r"blocks/up/(kernel|bias)$", -1),
     (r"blocks/down/kernel$", -2),
     (r"(classifier|content_head)/(kernel|bias)$", -1),

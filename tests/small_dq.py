@@ -95,7 +95,7 @@ def logits_of(model, codes, labels):
     They mean nothing behind the last token of an image; `model.rows` says where that is.
     """
     rows = model.rows(codes, labels)
-    positions, contents = model.network(rows.tokens, rows.image)
+    positions, contents = model.network(rows.tokens, rows.image, texts=rows.texts)
     return model.network.position_head(positions), model.network.content_head(contents)
 
 

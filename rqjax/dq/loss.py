@@ -17,7 +17,7 @@ def cross_entropies(
     Every token counts but the first of an image, so the start of every grain but the first is among them. The logits
     of at most `chunk` tokens of a row are held at a time, which changes no result.
     """
-    positions, contents = network(rows.tokens, rows.image, key)
+    positions, contents = network(rows.tokens, rows.image, key, rows.texts)
     following = jax.tree.map(lambda x: x[:, 1:], rows.tokens)
     counts = (rows.image[:, 1:] == rows.image[:, :-1]) & rows.filled[:, 1:]
 

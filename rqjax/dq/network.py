@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
@@ -12,17 +13,28 @@ from rqjax.dq.sequence import SequenceLayout, Tokens
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
-from rqjax.nets.transformer import NORMAL, BlockSettings, Stack, layer_norm
+from rqjax.nets.text_encoder import TextEncoder, readable
+from rqjax.nets.transformer import NORMAL, BlockSettings, Context, Stack, layer_norm
 
 
 @dataclasses.dataclass(kw_only=True)
 class NetworkConfig:
-    """The part of a DQ-Transformer's configuration that makes its network."""
+    """The part of a DQ-Transformer's configuration that makes its network.
+
+    It is unconditional (`classes` and `text_vocab` 0), conditional on a class, which its start tokens name, or on a
+    text: then every layer of both stacks also attends to the text's features, between attention and MLP. The release
+    has the trainer of that model and a layer for it, and takes the features from CLIP; here they are learned.
+    """
 
     grids: tuple[int, ...] = (16, 32)  # the side of each grain's grid: two or three, each twice the one before
     codebook_size: int = 1024  # of the tokenizer
-    classes: int = 0  # 0: unconditional
-    # share of the images that training sees without their class, which guidance needs; no official form
+    classes: int = 0  # 0: not led by a class
+    text_vocab: int = 0  # tokens of texts; 0: not led by a text
+    text_length: int = 0  # tokens of one text
+    text_dim: int = 512  # width of a text's features
+    text_layers: int = 2  # of the encoder that makes them, which is trained with the prior
+    text_heads: int = 8  # of its attention
+    # share of the images that training sees without their class or text, which guidance needs; no official form
     condition_dropout: float = 0.0
     order: str = "row-first"  # in which the fine codes come; or "region-first"
     dim: int = 1024  # width
@@ -38,14 +50,15 @@ class NetworkConfig:
 
     @property
     def condition(self) -> AnyCondition:
-        """The class of an image, which every grain's start token names; or nothing."""
-        return condition(self.classes, droppable=bool(self.condition_dropout))
+        """The class of an image, which every grain's start token names, a text, or nothing."""
+        return condition(self.classes, self.text_vocab, self.text_length, bool(self.condition_dropout))
 
     @property
     def layout(self) -> SequenceLayout:
-        """The meaning of all ids."""
+        """The meaning of all ids. Texts have one start token in common."""
+        starts = 1 if self.text_vocab else self.condition.size
         return SequenceLayout(
-            grids=tuple(self.grids), codebook_size=self.codebook_size, starts=self.condition.size, order=self.order
+            grids=tuple(self.grids), codebook_size=self.codebook_size, starts=starts, order=self.order
         )
 
 
@@ -73,7 +86,8 @@ class DQTransformerNetwork(nnx.Module):
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
         c, dim, layout = config, config.dim, config.layout
         dtype = DTYPES[c.dtype]
-        block = BlockSettings(dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=dtype)
+        plain = BlockSettings(dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=dtype)
+        block = dataclasses.replace(plain, context=c.text_dim if c.text_vocab else 0)
 
         def table(size: int) -> nnx.Embed:
             return nnx.Embed(size, dim, embedding_init=NORMAL, rngs=rngs)
@@ -86,6 +100,17 @@ class DQTransformerNetwork(nnx.Module):
         self.content_stack = Stack(c.content_layers, dim, c.heads, block, c.remat, rngs)
         self.position_head = Head(dim, max(layout.position_sizes), dtype, rngs)
         self.content_head = Head(dim, layout.content_size, dtype, rngs)
+        if c.text_vocab:
+            self.text = TextEncoder(
+                size=c.text_vocab,
+                length=c.text_length,
+                dim=c.text_dim,
+                layers=c.text_layers,
+                heads=c.text_heads,
+                block=dataclasses.replace(plain, causal=False),
+                remat=c.remat,
+                rngs=rngs,
+            )
         self.offsets = tuple(sum(layout.position_sizes[:g]) for g in range(layout.grains))
         self.embedding_dropout = c.embedding_dropout
 
@@ -99,19 +124,38 @@ class DQTransformerNetwork(nnx.Module):
         embedded = self.content_emb(tokens.content) + self.places(tokens.position, tokens.grain)
         return embedded + jnp.take(self.pos_emb[...], tokens.index, axis=0) + self.grain_emb(tokens.grain)
 
+    def context(
+        self,
+        texts: Int[Array, "rows images length"],
+        image: Int[Array, "rows n"],
+        key: Key[Array, ""] | None = None,
+    ) -> Context:
+        """The features of all texts of a row, of which each token reads those of its own image's text."""
+        count = texts.shape[1]
+        features = self.text(rearrange(texts, "r k l -> (r k) l"), key)
+        own = image[:, :, None] == jnp.arange(count)
+        mask = rearrange(own[..., None] & readable(texts)[:, None], "r n k l -> r n (k l)")
+        return Context(rearrange(features, "(r k) l d -> r (k l) d", k=count), mask)
+
     def __call__(
-        self, tokens: Tokens, image: Int[Array, "rows n"], key: Key[Array, ""] | None = None
+        self,
+        tokens: Tokens,
+        image: Int[Array, "rows n"],
+        key: Key[Array, ""] | None = None,
+        texts: Int[Array, "rows images length"] | None = None,
     ) -> tuple[Float[Array, "rows n-1 dim"], Float[Array, "rows n-1 dim"]]:
         """The inputs of the position head and of the content head, at every token [rows n] but the last of a row.
 
         Each token predicts the next: its position, then, given that position, its content (section 3.2). Tokens attend
-        to those before them in the same `image`, an id within the row; give empty slots an id that no image has.
-        Dropout with a key.
+        to those before them in the same `image`, an id within the row; give empty slots an id that no image has. Those
+        of image i read `texts[:, i]`, if the network is led by texts. Dropout with a key.
         """
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
         image = image[:, :-1]
         mask = image[:, :, None] == image[:, None, :]
+        folded = None if key is None else jax.random.fold_in(key, 3)
+        context = None if texts is None else self.context(texts, image, folded)
         x = self.embed(jax.tree.map(lambda ids: ids[:, :-1], tokens))
-        positions = self.position_stack(dropout(k1, x, self.embedding_dropout), k2, mask)
+        positions = self.position_stack(dropout(k1, x, self.embedding_dropout), k2, mask, context)
         x = positions.astype(jnp.float32) + self.places(tokens.position[:, 1:], tokens.grain[:, 1:])
-        return positions, self.content_stack(x, k3, mask)
+        return positions, self.content_stack(x, k3, mask, context)

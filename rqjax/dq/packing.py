@@ -93,9 +93,9 @@ def packed(
         packing = pack(jnp.sum(sequences.filled, axis=1, dtype=jnp.int32), rows, row_length)
         return gather(packing, sequences, layout), jnp.sum(~packing.placed, dtype=jnp.int32)
 
-    split = jax.tree.map(lambda x: rearrange(x, "(g n) m -> g n m", g=groups), sequences)
+    split = jax.tree.map(lambda x: rearrange(x, "(g n) ... -> g n ...", g=groups), sequences)
     filled, unplaced = jax.vmap(fill)(jax.tree.map(lambda x: constrain(x, "data"), split))
-    whole = jax.tree.map(lambda x: rearrange(x, "g r n -> (g r) n"), filled)
+    whole = jax.tree.map(lambda x: rearrange(x, "g r ... -> (g r) ..."), filled)
     return jax.tree.map(lambda x: constrain(x, "data", None), whole), jnp.sum(unplaced)
 
 
@@ -111,4 +111,21 @@ def gather(packing: Packing, sequences: Rows, layout: SequenceLayout) -> Rows:
         grain=take(sequences.tokens.grain, layout.grains - 1),
         index=packing.index,
     )
-    return Rows(tokens=tokens, image=packing.sequence)
+    if sequences.texts is None:
+        return Rows(tokens=tokens, image=packing.sequence)
+    image, members = numbered(packing, packing.sequence.shape[1] // layout.shortest)
+    texts = jnp.where(members[..., None] < 0, 0, sequences.texts[members, 0])
+    return Rows(tokens=tokens, image=image, texts=texts)
+
+
+def numbered(packing: Packing, most: int) -> tuple[Int[Array, "rows row_length"], Int[Array, "rows {most}"]]:
+    """The place of each slot's sequence among those of its row, and the sequences that a row has, `most` or fewer; -1
+    where there is none.
+    """
+    filled = packing.sequence >= 0
+    begins = filled & (packing.index == 0)
+    place = jnp.cumsum(begins, axis=1, dtype=jnp.int32) - 1
+    row = jnp.arange(len(place))[:, None]
+    members = jnp.full((len(place), most), -1, jnp.int32)
+    members = members.at[row, jnp.where(begins, place, most)].set(packing.sequence, mode="drop")
+    return jnp.where(filled, place, -1), members

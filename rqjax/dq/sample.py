@@ -21,6 +21,7 @@ from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
 from rqjax.nets.decoding import Caches, Layers, decode, empty_caches, in_compute_dtype, layers_of, stretches
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
+from rqjax.nets.transformer import Context
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.pytree import pytree
 
@@ -58,6 +59,7 @@ def generate(
     limit: Int[Array, ""],
     guide: Guide | None = None,
     given: Codes | None = None,
+    texts: Int[Array, "b length"] | None = None,
 ) -> tuple[Rows, Codes]:
     """New sequences, one for each of `starts`, ids of the condition, and the codes that they describe.
 
@@ -66,10 +68,12 @@ def generate(
     its own. `limit` stops after so many tokens, with cells that no token covers: they have code 0 and grain 0. New
     values compile nothing; another batch size does. With a `guide` the network sees each image twice, with its
     condition and without, and one token is drawn for both. Regions and codes of `given` are kept, where it has no -1.
+    A network that is led by `texts` gets them here; their start token is 0.
     """
     limit = jnp.minimum(limit, layout.capacity)
     keys = row_keys(key, starts.shape[0])
-    step = functools.partial(_step, layout, _unrolled(network), starts, keys, draws, fixed_positions, guide, given)
+    parts = _unrolled(network, _context(network, texts, guide))
+    step = functools.partial(_step, layout, parts, starts, keys, draws, fixed_positions, guide, given)
 
     def going(end: int, state: State) -> Bool[Array, ""]:
         return (state.t < jnp.minimum(end, limit - 1)) & ~jnp.all(state.done)
@@ -77,7 +81,8 @@ def generate(
     state = start(layout, network, starts, 1 if guide is None else 2)
     for _, end in stretches(layout.capacity - 1):
         state = jax.lax.while_loop(functools.partial(going, end), functools.partial(step, end), state)
-    return state.rows, codes_of(layout, state)
+    rows = state.rows if texts is None else dataclasses.replace(state.rows, texts=texts[:, None])
+    return rows, codes_of(layout, state)
 
 
 def codes_of(layout: SequenceLayout, state: State) -> Codes:
@@ -123,11 +128,21 @@ class _Unrolled(NamedTuple):
     content_head: Head
 
 
-def _unrolled(network: DQTransformerNetwork) -> _Unrolled:
+def _context(
+    network: DQTransformerNetwork, texts: Int[Array, "b length"] | None, guide: Guide | None
+) -> Context | None:
+    """The features of texts, encoded once for all tokens: with guidance also those of no text."""
+    if texts is None:
+        return None
+    seen = texts if guide is None else branches(texts, guide.null)
+    return network.context(seen[:, None], jnp.zeros((len(seen), 1), jnp.int32))
+
+
+def _unrolled(network: DQTransformerNetwork, context: Context | None) -> _Unrolled:
     return _Unrolled(
         network,
-        layers_of(network.position_stack),
-        layers_of(network.content_stack),
+        layers_of(network.position_stack, context),
+        layers_of(network.content_stack, context),
         in_compute_dtype(network.position_head, network.position_head.dtype),
         in_compute_dtype(network.content_head, network.content_head.dtype),
     )
@@ -176,6 +191,8 @@ def _step(
 
 def _both(layout: SequenceLayout, tokens: Tokens, guide: Guide) -> Tokens:
     """Tokens [b] as both branches of guidance see them [2b]: the second with start tokens of no condition."""
+    if layout.starts == 1:  # texts lead images: both branches have the same tokens
+        return jax.tree.map(lambda ids: branches(ids, ids), tokens)
     without = positions.led_by(layout, tokens, guide.null[:, 0])
     return jax.tree.map(branches, tokens, without)
 

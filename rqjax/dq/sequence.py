@@ -102,6 +102,11 @@ class SequenceLayout:
         """The length of the longest sequence: every cell fine, and a start and an end for each grain."""
         return self.cells[-1] + 2 * self.grains
 
+    @property
+    def shortest(self) -> int:
+        """The length of the shortest sequence: every region coarse, and a start and an end for each grain."""
+        return self.cells[0] + 2 * self.grains
+
     def visited(self, grain: int) -> np.ndarray:
         """The cells of a grain in the order in which a sequence visits them."""
         ids = np.arange(self.cells[grain], dtype=np.int32).reshape(self.grids[grain], -1)
@@ -127,6 +132,7 @@ class Rows:
 
     tokens: Tokens  # [rows n]
     image: Int[Array, "rows n"]  # whose token it is, an id within the row; -1 in slots without one
+    texts: Int[Array, "rows images length"] | None = None  # of image 0, 1, ... of the row, if they lead images
 
     @property
     def filled(self) -> Bool[Array, "rows n"]:
@@ -134,10 +140,13 @@ class Rows:
         return self.image >= 0
 
 
-def to_rows(codes: Codes, starts: Int[Array, "b"], layout: SequenceLayout) -> Rows:
+def to_rows(
+    codes: Codes, starts: Int[Array, "b"], layout: SequenceLayout, texts: Int[Array, "b length"] | None = None
+) -> Rows:
     """The sequence of each image in a row of its own, led by its start token; pads follow the last token.
 
-    `starts` are ids of the condition. Raises InputError for codes on other grids than the layout's.
+    `starts` are ids of the condition, or 0 throughout for images that `texts` lead. Raises InputError for codes on
+    other grids than the layout's.
     """
     if codes.grain.shape[1:] != (layout.grids[0],) * 2 or codes.codes.shape[1:] != (layout.grids[-1],) * 2:
         raise InputError(
@@ -159,7 +168,7 @@ def to_rows(codes: Codes, starts: Int[Array, "b"], layout: SequenceLayout) -> Ro
         grain=take(grain, layout.grains - 1),
         index=index,
     )
-    return Rows(tokens=tokens, image=jnp.where(filled, 0, -1))
+    return Rows(tokens=tokens, image=jnp.where(filled, 0, -1), texts=None if texts is None else texts[:, None])
 
 
 def _candidates(

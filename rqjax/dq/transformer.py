@@ -20,13 +20,16 @@ from rqjax.dq.sequence import Rows, to_rows
 from rqjax.dq.vae import DQVAE, GrainConfig
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics
-from rqjax.nets.condition import AnyCondition, check_dropout, labels_of
+from rqjax.nets.condition import AnyCondition, TextCondition, check_choice, check_dropout, labels_of
 from rqjax.nets.decoding import Footprint, footprint
 from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.quantize.dynamic import Codes
 from rqjax.quantize.pytree import pytree
+
+Labels = Int[Array, "b"] | Int[Array, "b length"]
+"""Classes, or texts; for an unconditional model any number for each image."""
 
 
 @dataclasses.dataclass(kw_only=True, unsafe_hash=True)
@@ -48,6 +51,11 @@ class DQTransformerConfig(NetworkConfig):
         names = ("dim", "heads", "position_layers", "content_layers", "block_size", "loss_chunk")
         at_least(1, **{name: getattr(self, name) for name in names})
         at_least(0, classes=self.classes, pack_groups=self.pack_groups)
+        check_choice(self.classes, self.text_vocab)
+        if self.text_vocab:
+            at_least(1, **{name: getattr(self, name) for name in ("text_length", "text_dim", "text_heads")})
+            at_least(0, text_layers=self.text_layers)
+            divides(self.text_dim, "text_dim", text_heads=self.text_heads)
         rates(condition_dropout=self.condition_dropout)
         check_dropout(self.condition, self.condition_dropout)
         divides(self.dim, "dim", heads=self.heads)
@@ -117,11 +125,18 @@ class DQTransformer:
     def condition(self) -> AnyCondition:
         return self.config.condition
 
-    def rows(self, codes: Codes, labels: Int[Array, "b"], drop: Key[Array, ""] | None = None) -> Rows:
-        """The sequences of images, one a row, each led by its label; with a key some are led by none, as trained."""
+    def rows(self, codes: Codes, labels: Labels, drop: Key[Array, ""] | None = None) -> Rows:
+        """The sequences of images, one a row, each led by its class or text; with a key some are led by none, as
+        trained.
+        """
         ids, rate = self.condition.ids(labels), self.config.condition_dropout
         ids = left_out(self.condition, ids, drop, rate) if drop is not None and rate else ids
-        return to_rows(codes, ids[:, 0], self.config.layout)
+        starts, texts = self._led_by(ids)
+        return to_rows(codes, starts, self.config.layout, texts)
+
+    def _led_by(self, ids: Int[Array, "b length"]) -> tuple[Int[Array, "b"], Int[Array, "b length"] | None]:
+        """The start tokens of images by the ids of their condition, and their texts, if these are what leads them."""
+        return (jnp.zeros_like(ids[:, 0]), ids) if isinstance(self.condition, TextCondition) else (ids[:, 0], None)
 
     def loss(
         self, tokenizer: DQVAE, batch: Batch, key: Key[Array, ""], train: bool
@@ -136,7 +151,7 @@ class DQTransformer:
     def loss_from_codes(
         self,
         codes: Codes,
-        labels: Int[Array, "b"],
+        labels: Labels,
         key: Key[Array, ""] | None = None,
         counts: Bool[Array, "b"] | None = None,
     ) -> tuple[Float[Array, ""], Metrics]:
@@ -173,7 +188,7 @@ class DQTransformer:
     def generate(
         self,
         tokenizer: DQVAE | None,
-        labels: Int[Array | np.ndarray, "b"],
+        labels: Int[Array | np.ndarray, "b"] | Int[Array | np.ndarray, "b length"],
         key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
@@ -181,7 +196,7 @@ class DQTransformer:
         guidance: Guidance | None = None,
         given: Codes | None = None,
     ) -> Codes:
-        """New codes, one image for each label; the tokenizer is not needed. See `sample.generate`.
+        """New codes, one image for each label or text; the tokenizer is not needed. See `sample.generate`.
 
         `given` are codes to complete: regions with grain -1 are drawn, and so are codes of -1 in those with a grain.
         Raises InputError for settings, labels or codes out of range, and for guidance of a model that was trained
@@ -191,7 +206,7 @@ class DQTransformer:
 
     def generate_rows(
         self,
-        labels: Int[Array | np.ndarray, "b"],
+        labels: Int[Array | np.ndarray, "b"] | Int[Array | np.ndarray, "b length"],
         key: Key[Array, ""] | Key[Array, "b"],
         draws: Draw | Sequence[Draw],
         fixed_positions: bool = True,
@@ -200,22 +215,23 @@ class DQTransformer:
         given: Codes | None = None,
     ) -> tuple[Rows, Codes]:
         """The sequences in the order in which they were drawn, and their codes; see `sample.generate`."""
-        labels, layout = jnp.asarray(labels), self.config.layout
+        labels, layout, n = jnp.asarray(labels), self.config.layout, labels.shape[0]
         self.condition.check(labels)
         settings = draws_of(draws, self.config.streams)
         limit = layout.capacity if limit is None else limit
-        c, (n,) = self.config, labels.shape
+        c = self.config
         if given is not None:
             self.check_given(given, n)
             given = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32), given)
         guide = guide_of(guidance, self.condition, c.condition_dropout, n, layout.capacity - 1, len(c.streams))
-        starts = self.condition.ids(labels)[:, 0]
-        return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide, given)
+        starts, texts = self._led_by(self.condition.ids(labels))
+        return sample.generate(self.network, layout, starts, key, settings, fixed_positions, limit, guide, given, texts)
 
     @property
     def footprint(self) -> Footprint:
         network, layout = self.network, self.config.layout
-        stacks = [(stack, layout.capacity - 1) for stack in (network.position_stack, network.content_stack)]
+        read = self.condition.length if isinstance(self.condition, TextCondition) else 0
+        stacks = [(stack, layout.capacity - 1 + read) for stack in (network.position_stack, network.content_stack)]
         return footprint(stacks, max(layout.content_size, *layout.position_sizes))
 
     def check_given(self, codes: Codes, images: int) -> None:

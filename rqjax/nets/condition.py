@@ -86,7 +86,7 @@ class TextCondition:
         """Raises InputError for texts of another length, or with tokens out of range."""
         if values.ndim != 2 or values.shape[1] != self.length:
             raise InputError(f"labels have shape {tuple(values.shape)}: this model expects ('b', {self.length}), texts")
-        check_range("label", values, self.size)
+        check_range("token", values, self.size)
 
 
 AnyCondition = NoCondition | ClassCondition | TextCondition
@@ -99,6 +99,12 @@ def condition(classes: int, text_size: int = 0, text_length: int = 0, droppable:
     if text_size:
         return TextCondition(text_size, text_length)
     return ClassCondition(classes, droppable) if classes else NoCondition()
+
+
+def check_choice(classes: int, text_vocab: int) -> None:
+    """Raises InputError for a configuration that asks for classes and texts at once, or for fewer than none."""
+    if min(classes, text_vocab) < 0 or (classes and text_vocab):
+        raise InputError(f"classes={classes} and text_vocab={text_vocab}: at most one may be above 0")
 
 
 def check_dropout(condition: AnyCondition, rate: float) -> None:

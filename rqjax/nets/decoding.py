@@ -22,7 +22,9 @@ from jaxtyping import Array, Bool, Float
 from rqjax.mesh import constrain, name_of, platform
 from rqjax.nets import scanned_decoding
 from rqjax.nets.caches import Cache, attend, write
-from rqjax.nets.transformer import Block, Index, Stack, causal, gelu, place
+from rqjax.nets.crossing import Crossed, crossed, crossed_by_all, read
+from rqjax.nets.scanned_decoding import Scanned
+from rqjax.nets.transformer import Block, Context, Index, Stack, causal, gelu, place
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -48,6 +50,7 @@ class Layer:
     proj: Linear
     up: Linear
     down: Linear
+    crossed: Crossed | None
 
     def extend(
         self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "n visible"]
@@ -62,25 +65,28 @@ class Layer:
         query, keys = place(block, parts[0], parts[1], index)
         cache = Cache(write(cache.keys, keys, index), write(cache.values, parts[2], index))
         x = x + self.proj(rearrange(attend(query, cache, mask), "b n heads size -> b n (heads size)"))
+        x = read(block, x, self.crossed)
         x = x + self.down(gelu(self.up(block.norm2(x)), block.settings))
         return constrain(x, "data", None, None), cache
 
 
-Layers = tuple[Layer, ...] | Block
+Layers = tuple[Layer, ...] | Scanned
 """Layers one by one, or those of a stack as they are."""
 Caches = tuple[Cache, ...] | Cache
 """One of each layer, or a cache whose arrays have all layers in front."""
 TPU_STRETCHES = 4
 
 
-def layers_of(stack: Stack) -> Layers:
-    """The layers ready for a loop over tokens; but on TPUs, a scan over them would copy their weights at each token."""
+def layers_of(stack: Stack, context: Context | None = None) -> Layers:
+    """The layers ready for a loop over tokens; but on TPUs, a scan over them would copy their weights at each token.
+    Those with cross-attention read the same `context` at all tokens.
+    """
     if stack.blocks is None:
         return ()
     blocks = in_compute_dtype(stack.blocks, stack.dtype)
     if platform() == "tpu":
-        return blocks
-    return tuple(_layer(jax.tree.map(lambda x, i=i: x[i], blocks)) for i in range(stack.layers))
+        return Scanned(blocks, crossed_by_all(blocks, context))
+    return tuple(_layer(jax.tree.map(lambda x, i=i: x[i], blocks), context) for i in range(stack.layers))
 
 
 def stretches(positions: int) -> list[tuple[int, int]]:
@@ -93,7 +99,7 @@ def stretches(positions: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _layer(block: Block) -> Layer:
+def _layer(block: Block, context: Context | None) -> Layer:
     three = (block.query, block.key, block.value)
     # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
     kernel = rearrange([x.kernel[...] for x in three], "part dim heads size -> (heads part size) dim")
@@ -101,7 +107,7 @@ def _layer(block: Block) -> Layer:
     bias = None if biases[0] is None else rearrange(biases, "part heads size -> (heads part size)")
     proj = Linear(rearrange(block.proj.kernel[...], "heads size dim -> dim (heads size)"), _bias(block.proj))
     up, down = (Linear(x.kernel[...].T, _bias(x)) for x in (block.up, block.down))
-    return Layer(block, Linear(kernel, bias), proj, up, down)
+    return Layer(block, Linear(kernel, bias), proj, up, down, crossed(block, context))
 
 
 def _bias(layer: nnx.LinearGeneral) -> Array | None:
@@ -170,7 +176,7 @@ def _extend(
     layers: Layers, x: Array, caches: Caches, index: Index, mask: Bool[Array, "n visible"]
 ) -> tuple[Array, Caches]:
     if isinstance(caches, Cache):
-        assert isinstance(layers, Block)  # the platform decides of both
+        assert isinstance(layers, Scanned)  # the platform decides of both
         return scanned_decoding.extend(layers, x, caches, index, mask)
     if not layers:
         return x, caches

@@ -4,6 +4,8 @@ On a TPU a layer's weights are sliced within the product that reads them, and a 
 place: by the compiler's program nothing is copied. See nets.decoding for other platforms.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -11,7 +13,16 @@ from jaxtyping import Array, Bool, Float
 
 from rqjax.mesh import constrain
 from rqjax.nets.caches import Cache, attend
+from rqjax.nets.crossing import Crossed, read
 from rqjax.nets.transformer import Block, Index, gelu, place
+
+
+@dataclasses.dataclass(frozen=True)
+class Scanned:
+    """The layers of a stack as they are, and what they make of a context if they have cross-attention."""
+
+    blocks: Block
+    crossed: Crossed | None
 
 
 def empty_cache(shape: tuple[int, int, int, int, int], dtype: DTypeLike) -> Cache:
@@ -21,23 +32,26 @@ def empty_cache(shape: tuple[int, int, int, int, int], dtype: DTypeLike) -> Cach
 
 
 def extend(
-    blocks: Block, x: Float[Array, "b n dim"], caches: Cache, index: Index, mask: Bool[Array, "n visible"]
+    scanned: Scanned, x: Float[Array, "b n dim"], caches: Cache, index: Index, mask: Bool[Array, "n visible"]
 ) -> tuple[Float[Array, "b n dim"], Cache]:
     """The stack's output for `n` more positions, and the caches with theirs written from `index` on; see decode()."""
-    layers, settings = caches.keys.shape[0], blocks.settings
+    layers, settings = caches.keys.shape[0], scanned.blocks.settings
 
-    def layer(carry: tuple[Array, Cache], inputs: tuple[Array, Block]) -> tuple[tuple[Array, Cache], None]:
-        (x, caches), (i, block) = carry, inputs
+    def layer(
+        carry: tuple[Array, Cache], inputs: tuple[Array, Block, Crossed | None]
+    ) -> tuple[tuple[Array, Cache], None]:
+        (x, caches), (i, block, crossed) = carry, inputs
         y = block.norm1(x)
         query, keys = place(block, block.query(y), block.key(y), index)
         caches = Cache(_write(caches.keys, keys, i, index), _write(caches.values, block.value(y), i, index))
         own = Cache(*(_of_layer(x, i, mask.shape[1]) for x in caches))
         x = x + block.proj(attend(query, own, mask))
+        x = read(block, x, crossed)
         x = x + block.down(gelu(block.up(block.norm2(x)), settings))
         return (constrain(x, "data", None, None), caches), None
 
     x = constrain(x.astype(settings.dtype), "data", None, None)
-    return jax.lax.scan(layer, (x, caches), (jnp.arange(layers), blocks))[0]
+    return jax.lax.scan(layer, (x, caches), (jnp.arange(layers), scanned.blocks, scanned.crossed))[0]
 
 
 def _write(

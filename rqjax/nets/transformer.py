@@ -1,6 +1,7 @@
 """A transformer: a stack of equal pre-norm layers, scanned. nets.decoding runs a causal one token after token."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,13 @@ def attention(
     return jnp.einsum("bhqk,bkhs->bqhs", weights, values)
 
 
+class Context(NamedTuple):
+    """The features, as of a caption, that layers with cross-attention read beside their own tokens."""
+
+    features: Float[Array, "b m context"]
+    mask: Bool[Array, "b #n m"]  # which of them each token may read
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSettings:
     """The settings that all layers of a stack share, but for their sizes."""
@@ -66,11 +74,13 @@ class BlockSettings:
     qk_norm: bool = False  # queries and keys of each head are normalised, with a learned scale (ViT-22B)
     # two-dimensional rotary positions: tokens in front, rows and columns of the grid behind them; None: none
     rope: tuple[int, int, int] | None = None
+    context: int = 0  # width of the features that cross-attention reads; 0: there is none
     dtype: DTypeLike = jnp.float32  # of computation
 
 
 class Block(nnx.Module):
-    """One layer: x + attention(norm(x)), then x + mlp(norm(x)).
+    """One layer: x + attention(norm(x)), then x + mlp(norm(x)); between them x + cross_attention(norm(x)) to a context
+    if the settings have one.
 
     Heads are an axis of the kernels of their own, so that a mesh can split the layer by heads.
     """
@@ -85,26 +95,44 @@ class Block(nnx.Module):
             self.query_norm, self.key_norm = (
                 nnx.LayerNorm(split[1], epsilon=1e-6, use_bias=False, dtype=jnp.float32, rngs=rngs) for _ in range(2)
             )
+        if settings.context:
+            self.cross_norm, self.cross_query = layer_norm(dim, rngs), dense(dim, split, dtype, rngs, bias=bias)
+            self.cross_key, self.cross_value = (
+                dense(settings.context, split, dtype, rngs, bias=bias) for _ in range(2)
+            )
+            self.cross_proj = dense(split, dim, dtype, rngs, axis=(-2, -1), bias=bias)
         self.norm2 = layer_norm(dim, rngs)
         self.up = dense(dim, 4 * dim, dtype, rngs, bias=settings.mlp_bias)
         self.down = dense(4 * dim, dim, dtype, rngs, bias=settings.mlp_bias)
         self.settings = settings
 
     def __call__(
-        self, x: Float[Array, "b n dim"], mask: Bool[Array, "#b n n"] | None, key: MaybeKey = None
+        self,
+        x: Float[Array, "b n dim"],
+        mask: Bool[Array, "#b n n"] | None,
+        key: MaybeKey = None,
+        context: Context | None = None,
     ) -> Float[Array, "b n dim"]:
         """The layer's output, with dropout where there is a key."""
         k1, k2, k3 = (None, None, None) if key is None else jax.random.split(key, 3)
         y = self.norm1(x)
         query, keys = place(self, self.query(y), self.key(y), 0)
         y = attention(query, keys, self.value(y), mask, k1, self.settings.attention_dropout)
-        return self._rest(x, y, k2, k3)
-
-    def _rest(self, x: Array, attended: Array, k1: MaybeKey = None, k2: MaybeKey = None) -> Array:
-        x = x + dropout(k1, self.proj(attended), self.settings.dropout)
+        x = x + dropout(k2, self.proj(y), self.settings.dropout)
+        if self.settings.context:
+            assert context is not None  # the network that has such layers gives them one
+            x = self._crossed(x, context, None if key is None else jax.random.fold_in(key, 3))
         y = gelu(self.up(self.norm2(x)), self.settings)
-        x = x + dropout(k2, self.down(y), self.settings.dropout)
+        x = x + dropout(k3, self.down(y), self.settings.dropout)
         return by_batch(x)
+
+    def _crossed(self, x: Array, context: Context, key: MaybeKey) -> Array:
+        k1, k2 = (None, None) if key is None else jax.random.split(key)
+        query, keys = self.cross_query(self.cross_norm(x)), self.cross_key(context.features)
+        values, mask = self.cross_value(context.features), context.mask
+        mask = jnp.broadcast_to(mask, (len(mask), x.shape[1], mask.shape[2]))
+        y = attention(query, keys, values, mask, k1, self.settings.attention_dropout)
+        return x + dropout(k2, self.cross_proj(y), self.settings.dropout)
 
 
 def place(
@@ -142,12 +170,16 @@ class Stack(nnx.Module):
         self.dtype, self.causal = block.dtype, block.causal
 
     def __call__(
-        self, x: Float[Array, "b n dim"], key: MaybeKey = None, mask: Bool[Array, "#b n n"] | None = None
+        self,
+        x: Float[Array, "b n dim"],
+        key: MaybeKey = None,
+        mask: Bool[Array, "#b n n"] | None = None,
+        context: Context | None = None,
     ) -> Float[Array, "b n dim"]:
         """The stack's output in the compute dtype (no final norm); dropout where there is a key.
 
         `mask` says which positions may be attended to (query axis first), of a causal stack among present and past.
-        `remat` recomputes each layer in the backward pass.
+        Layers with cross-attention read `context`. `remat` recomputes each layer in the backward pass.
         """
         if not self.layers:
             return x
@@ -157,7 +189,7 @@ class Stack(nnx.Module):
 
         def step(x: Array, layer: tuple[Block, MaybeKey]) -> tuple[Array, None]:
             block, layer_key = layer
-            return block(x, mask, layer_key), None
+            return block(x, mask, layer_key, context), None
 
         keys = None if key is None else jax.random.split(key, self.layers)
         step = jax.checkpoint(step, prevent_cse=False) if self.remat else step

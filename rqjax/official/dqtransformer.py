@@ -94,6 +94,11 @@ def entries(model: DQTransformer) -> Iterator[Entry]:
     The release has two grains. The position embedding of a third is named after its grain in the same way. Raises
     InputError for options that the official model does not have.
     """
+    if model.config.text_vocab:
+        raise InputError(
+            "a DQ-Transformer that is led by texts has no official form, whose code takes their features from CLIP and"
+            " never came: export it to safetensors instead"
+        )
     if model.config.condition_dropout:
         raise InputError("a prior with condition_dropout has no official form: export it to safetensors instead")
     shapes = shapes_of(model)

@@ -14,7 +14,7 @@ from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics, Quantizer
 from rqjax.nets import cross_entropy
-from rqjax.nets.condition import AnyCondition, check_dropout, check_range, labels_of
+from rqjax.nets.condition import AnyCondition, check_choice, check_dropout, check_range, labels_of
 from rqjax.nets.decoding import Footprint, footprint
 from rqjax.nets.guidance import Guidance, guide_of, left_out
 from rqjax.nets.init import DTYPES, Rngs
@@ -65,8 +65,7 @@ class RQTransformerConfig(NetworkConfig):
         if self.rope and self.dim // self.body_heads % 4:
             size = self.dim // self.body_heads
             raise InputError(f"rope with heads of {size} features (dim / body_heads): choose a multiple of 4")
-        if min(self.classes, self.text_vocab) < 0 or (self.classes and self.text_vocab):
-            raise InputError(f"classes={self.classes} and text_vocab={self.text_vocab}: at most one may be above 0")
+        check_choice(self.classes, self.text_vocab)
         rates(condition_dropout=self.condition_dropout)
         check_dropout(self.condition, self.condition_dropout)
         if self.text_vocab and self.text_length < 2:

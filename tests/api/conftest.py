@@ -50,7 +50,7 @@ def made(config):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Run directories by name: an RQ prior and a DQ prior of three classes, an unconditional one and one of texts."""
+    """Run directories by name: an RQ prior and a DQ prior of three classes and of texts, and an unconditional one."""
     base = tmp_path_factory.mktemp("api")
     tokenizer, small = small_rq.tokenizer_config(), small_rq.small_config(classes=3, condition_dropout=0.1, **FEW)
     write_pair(base / "rq", tokenizer, small)
@@ -61,6 +61,9 @@ def folders(tmp_path_factory):
         write_pair(base / name, tokenizer, dataclasses.replace(small, **changes))
     words.write(base / "text", VOCABULARY)
     write_pair(base / "dq", small_dq.tokenizer_config(), small_dq.small_config(condition_dropout=0.1))
+    texts = {"classes": 0, "text_vocab": 7, "text_length": 4, "text_dim": 8, "text_layers": 1, "text_heads": 2}
+    write_pair(base / "dq_text", small_dq.tokenizer_config(), small_dq.small_config(**texts))
+    words.write(base / "dq_text", VOCABULARY)
     return {path.name: path for path in base.iterdir()}
 
 

@@ -89,9 +89,10 @@ def test_given_codes_stay_and_the_rest_is_drawn(prior):
     assert whole.labels.tolist() == [0, 1, 2, 0]
 
 
-def test_texts_and_nothing_lead_a_prior_too(folders):
+@pytest.mark.parametrize("name", ["text", "dq_text"])
+def test_texts_and_nothing_lead_a_prior_too(folders, name):
     one = jax.local_devices()[:1]
-    text, free = (rqjax.load(folders[name], devices=one) for name in ("text", "free"))
+    text, free = (rqjax.load(folders[each], devices=one) for each in (name, "free"))
     padded = text.generate(texts=[[1, 2], [6, 5, 4, 3]], count=2)
     assert (padded.labels, padded.rows) == (None, ("text 1", "text 2"))
     assert same(padded.codes, text.generate(texts=np.array([[1, 2, 0, 0], [6, 5, 4, 3]]), count=2).codes)

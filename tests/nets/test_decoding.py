@@ -12,6 +12,7 @@ from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
 from rqjax.rq import sample as rq_sample
 from tests import small_dq, small_rq
+from tests.dq.test_texts import TEXTS, made
 
 KEY = jax.random.key(0)
 DRAWS = {"greedy": Draw(temperature=0.0), "drawn": Draw(top_p=0.9)}
@@ -87,6 +88,16 @@ def test_dq_codes_are_the_same(scanned, grids, guidance):
     scanned()
     found = draw()
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert len(np.unique(expected.codes)) > 3
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
+def test_dq_codes_of_texts_are_the_same(scanned, guidance):
+    model = made(dim=32, content_layers=2, condition_dropout=0.1)
+    draw = lambda: model.generate(None, TEXTS, KEY, DRAWS["drawn"], guidance=guidance)  # noqa: E731
+    expected = draw()
+    scanned()
+    jax.tree.map(np.testing.assert_array_equal, draw(), expected)
     assert len(np.unique(expected.codes)) > 3
 
 

@@ -9,10 +9,13 @@ ELEMENTS = 64
 """The most elements of a list, for a level, a depth or a dimension each."""
 OTHERS = 2**63 - 1
 _LAYERS = (
-    *("layers", "body_layers", "head_layers", "position_layers", "content_layers"),
+    *("layers", "body_layers", "head_layers", "position_layers", "content_layers", "text_layers"),
     *("num_res_blocks", "decoder_num_res_blocks", "disc_num_layers"),
 )
-_WIDTHS = ("dim", "embed_dim", "ch", "ch_mult", "decoder_ch", "decoder_ch_mult", "z_channels", "width", "disc_ndf")
+_WIDTHS = (
+    *("dim", "text_dim", "embed_dim", "z_channels", "width", "disc_ndf"),
+    *("ch", "ch_mult", "decoder_ch", "decoder_ch_mult"),
+)
 _SIDES = ("resolution", "size", "resize", "grids", "code_shape", "attn_resolutions", "decoder_attn_resolutions")
 _CODES = ("codebook_size", "classes", "text_vocab")
 MOST = {

@@ -151,10 +151,13 @@ class PriorStep(Step):
 
 
 def prior_of(row: dict[str, Any]) -> tuple[RQTransformerConfig, RQTransformer, RQVAE]:
-    """A prior that computes as the official one does: nothing twice, in float32, against codes; and its tokenizer."""
+    """A prior that computes as the official one does: nothing twice, all logits at once, in float32, against codes; and
+    its tokenizer.
+    """
     config = model_config(row["prior"])
     assert isinstance(config, RQTransformerConfig)
-    config = dataclasses.replace(config, dtype="float32", remat=False, target="hard", stochastic=False)
+    once = {"remat": False, "loss_chunk": config.code_shape[0] * config.code_shape[1]}
+    config = dataclasses.replace(config, dtype="float32", target="hard", stochastic=False, **once)
     tokenizer, model = by_rule(model_config(row["tokenizer"])), by_rule(config)
     assert isinstance(tokenizer, RQVAE)
     assert isinstance(model, RQTransformer)

@@ -22,11 +22,13 @@ def by_chunks(loss: Callable[..., Array], chunk: int, *arrays: Array) -> Float[A
     """`loss(*arrays)` computed over at most `chunk` positions (the second axis of every array) at a time.
 
     `loss` maps arrays [b positions ...] to [b positions *rest], position by position. What it makes on the way is
-    computed again in the backward pass, so it is never held for more than one chunk. The batch axis stays whole: it
-    may be split over a mesh.
+    computed again in the backward pass, so it is never held for more than one chunk; where all positions are one chunk
+    it is computed once, since the backward pass begins with it. The batch axis stays whole: it may be split over a
+    mesh.
     """
     n = arrays[0].shape[1]
-    chunk = min(chunk, n)
+    if n <= chunk:
+        return loss(*arrays)
     chunks = -(-n // chunk)
 
     def split(x: Array) -> Array:

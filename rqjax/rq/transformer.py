@@ -37,7 +37,8 @@ class RQTransformerConfig(NetworkConfig):
     target: str = "soft"  # the distributions of the tokenizer's soft codes; "hard": the codes
     temperature: float = 0.5  # of the soft codes
     stochastic: bool = True  # codes are drawn from the soft codes, not the nearest
-    # positions whose logits are held together; changes no result. Each chunk gathers the classifier over the devices
+    # positions whose logits are held together; changes no result. Each chunk gathers the classifier over the devices,
+    # and is computed again in the backward pass, unless it is the only one
     loss_chunk: int = 32
     image_loss_weight: float = 1.0  # of the cross-entropy of an image's codes
     text_loss_weight: float = 0.0  # of the cross-entropy of a text's tokens

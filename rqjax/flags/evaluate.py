@@ -27,7 +27,9 @@ DATA = _string(
 )
 SPLIT = _string("split", "", "Which images of the data, if not those: train, validation, test, all.")
 LIMIT = _integer("limit", 0, "Of a tokenizer: at most so many of the images; 0 takes all.", lower_bound=0)
-INCEPTION = _string("inception", "", "pt_inception-2015-12-05-6726825d.pth, of pytorch-fid's releases.")
+INCEPTION = _string(
+    "inception", "", "pt_inception-2015-12-05-6726825d.pth, of pytorch-fid's releases, or classify_image_graph_def.pb."
+)
 PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "adm",

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 
 from rqjax.nets.inception import MIXED, STEM, Branch, Inception, shapes
 from rqjax.torchfile import published
+from rqjax.torchfile.inception_graph import state_dict_of_graph
 from rqjax.torchfile.table import Entry, StateDict, import_arrays, layer_entries, shapes_of
 
 INCEPTION_SHA256 = "6726825d"
@@ -62,9 +63,12 @@ def from_torch(state_dict: StateDict, dtype: DTypeLike = jnp.float32) -> Incepti
 
 
 def load_inception(path: str, *, dtype: DTypeLike = jnp.float32, verify: bool = True) -> Inception:
-    """Inception from pytorch-fid's file, whose SHA-256 `verify` compares with that of the published one.
+    """Inception from pytorch-fid's file, whose SHA-256 `verify` compares with that of the published one; or from the
+    graph that TensorFlow published (.pb), which is known by its names and shapes alone.
 
     Raises InputError if the file is missing, is another, or lacks an array.
     """
     published.check_there("inception_path", path, REMEDY)
+    if path.endswith(".pb"):
+        return from_torch(state_dict_of_graph(path), dtype)
     return from_torch(published.read(path, INCEPTION_SHA256, REMEDY, verify=verify), dtype)

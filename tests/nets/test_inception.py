@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rqjax.errors import InputError
-from rqjax.metrics import PROTOCOLS
+from rqjax.metrics import PROTOCOLS, Moments, frechet_distance
 from rqjax.nets import inception
 from rqjax.store.arrays import to_arrays
 from rqjax.torchfile import file
@@ -74,6 +74,25 @@ def test_all_figures_of_torch_fidelity_come_out(found):
 
 def test_features_of_pytorch_fid_come_out(found):
     assert_digest(found["pytorch-fid"][0], PUBLIC["pytorch-fid"]["features"])
+
+
+def test_distances_of_few_images_are_those_of_the_public_evaluators(official, figures):
+    """FID, and with it rFID and pFID, and sFID, of six images and the same with noise: from bytes to the distance."""
+    real, noise = (det_image(f"set of {name}", (6, 3, 32, 32)).transpose(0, 2, 3, 1) for name in ("real", "noise"))
+    sets = [np.round((x + 1) * 127.5).astype(np.uint8) for x in (real, 0.7 * real + 0.3 * noise)]
+    look = jax.jit(lambda net, image: net(PROTOCOLS["torch-fidelity"].prepare(image)))
+    seen = [look(official, image) for image in sets]
+    for place, (name, expected) in enumerate(PUBLIC["distances"].items()):
+        gaussians = []
+        for outputs in seen:
+            moments = Moments(outputs[place].shape[1])
+            moments.add(outputs[place])
+            gaussians.append(moments.gaussian())
+        found = frechet_distance(*gaussians)
+        error = abs(found / expected["torch-fidelity"] - 1)
+        figures(f"{name} of twelve images, difference from torch-fidelity's", f"{error:.1e}")
+        assert error < 1e-4
+        assert found == pytest.approx(expected["pytorch-fid"], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mean", "max", "halving max"])

@@ -19,14 +19,18 @@ sys.path.insert(0, str(HERE.parent.parent))
 import cleanfid.resize as cleanfid_resize  # noqa: E402
 import pytorch_fid.inception as pytorch_fid  # noqa: E402
 from deterministic import det_array, det_image  # noqa: E402
+from pytorch_fid.fid_score import calculate_frechet_distance  # noqa: E402
 from pytorch_msssim import ms_ssim  # noqa: E402
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # noqa: E402
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x  # noqa: E402
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric  # noqa: E402
 from torch_fidelity.metric_isc import isc_features_to_metric  # noqa: E402
 from torch_fidelity.metric_kid import kid_features_to_metric  # noqa: E402
 
 IMAGES = ("images", (2, 3, 48, 64))
 LARGE = ("large", (2, 3, 320, 336))
+SETS = {name: (f"set of {name}", (6, 3, 32, 32)) for name in ("real", "noise")}
+SHARE = 0.3  # of the noise in the images that are compared with the real ones
 
 
 def digest(x):
@@ -93,6 +97,33 @@ def fidelity(state_dict, image):
     return {name: digest(value) for name, value in values.items()} | {"spatial_first": spatial[0, :16].tolist()}
 
 
+def seen(state_dict, image):
+    """Features and sFID's spatial features of torch-fidelity's network."""
+    with tempfile.NamedTemporaryFile() as file:
+        torch.save(state_dict, file.name)
+        net = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=file.name)
+    kept = []
+    net.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    features = net(torch.from_numpy(image))[0]
+    return {"FID": features, "sFID": kept[0].permute(0, 2, 3, 1)[..., :7].reshape(len(image), -1)}
+
+
+def distances(state_dict):
+    """Frechet distances, from bytes on, between few images and the same with noise, as rFID and pFID are between images
+    and what a tokenizer makes of them: torch-fidelity's of its features, and pytorch-fid's of the same."""
+    real, noise = (det_image(*SETS[name]) for name in SETS)
+    sets = [np.round((x + 1) * 127.5).astype(np.uint8) for x in (real, (1 - SHARE) * real + SHARE * noise)]
+    looked, found = [seen(state_dict, x) for x in sets], {}
+    for name in looked[0]:
+        statistics = [fid_features_to_statistics(one[name]) for one in looked]
+        values = [x for one in statistics for x in (one["mu"], one["sigma"])]
+        found[name] = {
+            "torch-fidelity": float(next(iter(fid_statistics_to_metric(*statistics, False).values()))),
+            "pytorch-fid": float(calculate_frechet_distance(*values)),
+        }
+    return found
+
+
 def pytorch(state_dict, image):
     """pytorch-fid's features: its own resize and scale, of images in [0, 1]."""
     pytorch_fid.load_state_dict_from_url = lambda *_, **__: state_dict
@@ -108,6 +139,7 @@ def main():
         "resizes": resizes(),
         "torch-fidelity": fidelity(state_dict, image),
         "pytorch-fid": pytorch(state_dict, image),
+        "distances": distances(state_dict),
     }
     (HERE / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -1,11 +1,14 @@
-"""Many images as a folder of shards (.npz), which the same request goes on with after an end half-way.
+"""Many images as a folder of shards (.npz or .tar), which the same request goes on with after an end half-way.
 
-Each shard has `arr_0`, where ADM's evaluator looks for images, and `label`. Places go through the classes in turn, so
-that every shard has as many of each as it can; an image is a function of the seed and its place, so that what a second
-start draws is what the first would have drawn. The file request.json says what was asked for.
+An .npz has `arr_0`, where ADM's evaluator looks for images, and `label`; a .tar, as WebDataset reads it, a PNG file of
+each image and, where there are classes, the number of its class beside it (.cls). Places go through the classes in
+turn, so that every shard has as many of each as it can; an image is a function of the seed and its place, so that what
+a second start draws is what the first would have drawn. The file request.json says what was asked for.
 """
 
+import concurrent.futures
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -16,11 +19,15 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
+from jaxtyping import UInt8
+from PIL import Image
 
 from rqjax.api.classifier import LoadedClassifier
+from rqjax.api.pictures import Pictures
 from rqjax.api.prior import LoadedPrior
 from rqjax.api.rejection import Scorer
 from rqjax.api.request import Request
+from rqjax.checks import one_of
 from rqjax.errors import InputError, some_of
 from rqjax.run.directory import Run
 from rqjax.store import outputs
@@ -31,6 +38,7 @@ from rqjax.store.remote import in_bucket
 REQUEST = "request.json"
 IMAGES = 1024
 """Images of a shard."""
+KINDS = ("npz", "tar")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,21 +48,31 @@ class Shards:
     folder: pathlib.Path
     about: Mapping[str, Any]  # the request in words, to compare
     anew: bool  # shards that are there are no part of it, or not wanted
+    kind: str = "npz"  # of KINDS
 
     @classmethod
     def checked(
-        cls, name: str, prior: LoadedPrior, request: Request, *, overwrite: bool, flag: str = "--out"
+        cls,
+        name: str,
+        prior: LoadedPrior,
+        request: Request,
+        *,
+        overwrite: bool,
+        flag: str = "--out",
+        kind: str = "npz",
     ) -> "Shards":
-        """The folder `name` for the images of a request. Nothing is written.
+        """The folder `name` for the images of a request, in shards of one of KINDS. Nothing is written.
 
         Raises InputError for a folder with other things, or with shards of another request unless `overwrite`.
         """
+        one_of(KINDS, shards=kind)
         about, folder = _about(prior, request), pathlib.Path(name)
+        about |= {} if kind == "npz" else {"shards": kind}  # earlier versions knew no other
         path = folder / REQUEST
         if not path.is_file():
             if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK}:
                 outputs.checked(name, (outputs.FOLDER,), overwrite=overwrite, flag=flag)
-            return cls(folder, about, anew=True)
+            return cls(folder, about, True, kind)
         try:
             before = json.loads(path.read_text())
             names = [key for key in {**about, **before} if before.get(key) != about.get(key)]
@@ -66,7 +84,7 @@ class Shards:
                 f"{flag} {name} has images of another request ({some_of(changed)}): choose another folder, or pass"
                 " --overwrite"
             )
-        return cls(folder, about, anew=overwrite)
+        return cls(folder, about, overwrite, kind)
 
     def draw(self, prior: LoadedPrior, request: Request, say: Callable[[str], None]) -> None:
         """Draws the shards that are not there, and says a line for each.
@@ -76,19 +94,19 @@ class Shards:
         parts = _parts(request)
         with locked(self.folder):
             if self.anew:
-                for path in self.folder.glob("shard_*.npz"):
+                for path in [path for kind in KINDS for path in self.folder.glob(f"shard_*.{kind}")]:
                     path.unlink()
                 outputs.write_text(self.folder / REQUEST, json.dumps(self.about, indent=1))
             done = 0
             for number, part in enumerate(parts):
-                path, done = self.folder / f"shard_{number:05}.npz", done + len(part.values)
+                path, first, done = self.folder / f"shard_{number:05}.{self.kind}", done, done + len(part.values)
                 if not path.is_file():
-                    self._write(path, prior, part)
+                    self._write(path, prior.draw(part), first)
                     drawn = "" if part.rejection is None else f", the best of {part.first + len(part.candidates)} drawn"
                     say(f"{path}: {done} of {len(request.values)} images{drawn}")
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays `arr_0` and `label` of each shard, in order. Raises InputError for one that cannot be read."""
+        """The arrays `arr_0` and `label` of each .npz, in order. Raises InputError for one that cannot be read."""
         for path in sorted(self.folder.glob("shard_*.npz")):
             try:
                 with np.load(path) as data:
@@ -96,10 +114,27 @@ class Shards:
             except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
                 raise InputError(f"{path} is damaged: remove it, and the same command draws it again") from None
 
-    def _write(self, path: pathlib.Path, prior: LoadedPrior, request: Request) -> None:
-        pictures = prior.draw(request)
+    def _write(self, path: pathlib.Path, pictures: Pictures, first: int) -> None:
+        if self.kind == "tar":
+            outputs.write_tar(path, _members(pictures, first))
+            return
         labels = {} if pictures.labels is None else {"label": pictures.labels}
         outputs.write_arrays(path, arr_0=pictures.images, **labels)
+
+
+def _members(pictures: Pictures, first: int) -> Iterator[tuple[str, bytes]]:
+    """The files of a tar: images by their places from `first` on, and their classes."""
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for i, content in enumerate(threads.map(_png, pictures.images)):
+            yield f"{first + i:07}.png", content
+            if pictures.labels is not None:
+                yield f"{first + i:07}.cls", str(pictures.labels[i]).encode()
+
+
+def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "png")
+    return out.getvalue()
 
 
 def _parts(request: Request) -> list[Request]:

@@ -69,8 +69,16 @@ OUT = _string(
     "out",
     "samples.png",
     "One picture (.png, .jpg, .webp), arrays `arr_0` (images) and `label` (.npz), or a folder of single pictures (no"
-    " ending). A name that ends in / is a folder of .npz shards of 1,024 images, with as many of each class; the same"
+    " ending). A name that ends in / is a folder of shards of 1,024 images, with as many of each class; the same"
     " command goes on there after an end half-way.",
+)
+SHARDS = flags.DEFINE_enum(
+    "shards",
+    "npz",
+    ["npz", "tar"],
+    "Of a folder of shards: arrays as ADM's evaluator reads them, or tars of PNG files and class numbers as WebDataset"
+    " does.",
+    flag_values=FLAGS,
 )
 OVERWRITE = overwrite.define(FLAGS)
 cache.define(FLAGS)

@@ -32,6 +32,7 @@ from rqjax.flags.sample import (
     PRIOR,
     SCORER,
     SEED,
+    SHARDS,
     TEMPERATURE,
     TEXT,
     TOKENIZER,
@@ -55,6 +56,8 @@ def main(_: Sequence[str]) -> None:
         raise InputError("sample needs --prior DIR, the run directory of a prior")
     sharded = OUT.value.endswith("/") and "://" not in OUT.value
     if not sharded:
+        if SHARDS.present:
+            raise InputError(f"--shards is for folders of shards, and --out is {OUT.value}: let that end in /")
         outputs.checked(OUT.value, ENDINGS, overwrite=OVERWRITE.value)
     run = Run.open(PRIOR.value)
     stage = run.config.stage
@@ -72,7 +75,9 @@ def main(_: Sequence[str]) -> None:
     texts, fixed = TEXT.value or None, FIXED_POSITIONS.value
     judge = {"scorer": _scorer(batches), "acceptance": ACCEPTANCE.value}
     request = prior.request(labels, texts, COUNT.value, SEED.value, draws, guidance, fixed_positions=fixed, **judge)
-    shards = Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value) if sharded else None
+    shards = (
+        Shards.checked(OUT.value, prior, request, overwrite=OVERWRITE.value, kind=SHARDS.value) if sharded else None
+    )
     devices.say()
     plan = prior.plan(request)
     plan.check()

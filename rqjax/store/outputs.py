@@ -4,12 +4,14 @@ A picture is of the format that its name ends in. A folder holds single pictures
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import secrets
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from typing import IO
 
 import numpy as np
@@ -119,6 +121,15 @@ def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes arrays by name as .npz. `arr_0` is where ADM's evaluator looks for images."""
     with whole(path) as file:
         np.savez_compressed(file, **arrays)  # pyrefly: ignore  (any name may be an array's)
+
+
+def write_tar(path: pathlib.Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Writes a tar of members in that order, which is the same whenever and by whomever it is written."""
+    with whole(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
 
 
 def write_picture(path: pathlib.Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:

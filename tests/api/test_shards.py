@@ -1,15 +1,25 @@
 """A folder of shards: what an end half-way leaves is gone on with, and the images are those of one go."""
 
+import io
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rqjax.api import shards
 from rqjax.api.prior import draws_by_stream
 from rqjax.api.shards import Shards
+from rqjax.data.tars import Tars
 from rqjax.errors import InputError
 from rqjax.nets.guidance import Guidance
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +32,9 @@ def request_of(prior, count=3, seed=1):
     return prior.request(None, None, count, seed, draws, Guidance())
 
 
-def draw(prior, folder, request, overwrite=False):
+def draw(prior, folder, request, overwrite=False, kind="npz"):
     said = []
-    Shards.checked(f"{folder}/", prior, request, overwrite=overwrite).draw(prior, request, said.append)
+    Shards.checked(f"{folder}/", prior, request, overwrite=overwrite, kind=kind).draw(prior, request, said.append)
     return said
 
 
@@ -97,3 +107,53 @@ def test_a_request_is_written_in_words(residual, tmp_path):
     said = json.loads((tmp_path / "a" / "request.json").read_text())
     assert said["labels"] == [0, 1, 2]
     assert said["prior"] == [str(residual.run.path), 0, "averaged weights"]
+
+
+def test_tars_hold_the_same_images_and_go_on_too(residual, tmp_path, monkeypatch):
+    request = request_of(residual, count=4)
+    draw(residual, tmp_path / "arrays", request)
+    draw(residual, tmp_path / "tars", request, kind="tar")
+    images = np.concatenate([shard["arr_0"] for shard in contents(tmp_path / "arrays").values()])
+    found = Tars(str(tmp_path / "tars"), "all", 0.0)
+    assert [name.rpartition("/")[2] for name in map(found.name, range(12))] == [f"{i:07}" for i in range(12)]
+    assert [found[i]["label"] for i in range(12)] == [0, 1, 2] * 4
+    assert np.array_equal([np.asarray(Image.open(io.BytesIO(found[i]["image"]))) for i in range(12)], images)
+    before = {path.name: path.read_bytes() for path in sorted((tmp_path / "tars").glob("*.tar"))}
+    assert list(before) == ["shard_00000.tar", "shard_00001.tar", "shard_00002.tar"]
+    (tmp_path / "tars" / "shard_00001.tar").unlink()
+    assert draw(residual, tmp_path / "tars", request, kind="tar") == [
+        f"{tmp_path}/tars/shard_00001.tar: 8 of 12 images"
+    ]
+    assert {path.name: path.read_bytes() for path in sorted((tmp_path / "tars").glob("*.tar"))} == before
+    with pytest.raises(InputError, match=r"another request \(shards is None and was tar\)"):
+        draw(residual, tmp_path / "tars", request)
+    draw(residual, tmp_path / "tars", request, overwrite=True)
+    assert not list((tmp_path / "tars").glob("*.tar"))
+    with pytest.raises(InputError, match="shards is 'zip': expected one of npz, tar"):
+        draw(residual, tmp_path / "tars", request, kind="zip")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npz", "tar"])
+def test_a_killed_command_goes_on_to_the_same_files(folders, tmp_path, kind):
+    """4,200 images, killed as a machine ends a process, once the second shard is there."""
+    words = [sys.executable, "-m", "rqjax", "sample", "--prior", str(folders["rq"]), "--count=1400", f"--shards={kind}"]
+    start = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
+    subprocess.run([*words, "--out=straight/"], check=True, capture_output=True, **start)
+    with subprocess.Popen([*words, "--out=killed/"], stdout=subprocess.PIPE, **start) as process:
+        while f"shard_00001.{kind}" not in (line := process.stdout.readline()):
+            assert line, "it ended before"
+        process.send_signal(signal.SIGKILL)
+    left = sorted(path.name for path in (tmp_path / "killed").glob("shard_*"))
+    assert 2 <= len(left) < 5
+    subprocess.run([*words, "--out=killed/"], check=True, capture_output=True, **start)
+    straight, killed = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("shard_*")} for name in ("straight", "killed")
+    )
+    assert sorted(straight) == [f"shard_{i:05}.{kind}" for i in range(5)]
+    if kind == "tar":
+        assert killed == straight
+    else:  # a zip has the time in it
+        for name in straight:
+            arrays = [np.load(io.BytesIO(files[name])) for files in (straight, killed)]
+            assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in ("arr_0", "label"))

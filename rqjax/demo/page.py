@@ -10,8 +10,6 @@ from rqjax.api.prior import LoadedPrior
 from rqjax.demo.drawing import COUNTS, LONGEST, draw
 from rqjax.demo.upload import MOST, examine
 
-PAUSE = 0.4
-"""Seconds between two levels, so that they are seen."""
 WAITING = 16
 """Requests in the queue: those beyond are told to come again."""
 CSS = "#codes textarea { font-family: monospace; white-space: pre; overflow-x: auto }"
@@ -22,8 +20,11 @@ def theme() -> gr.themes.Base:
     return gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
-def page(prior: LoadedPrior, *, pause: float = PAUSE) -> gr.Blocks:
-    """The page of a prior, which a server has yet to show. One request is computed at a time."""
+def page(prior: LoadedPrior, *, pause: float) -> gr.Blocks:
+    """The page of a prior, which a server has yet to show, with a `pause` of seconds between two levels of a picture.
+
+    One request is computed at a time.
+    """
 
     def drawn(*fields: Any) -> Iterator[tuple[Any, ...]]:
         yield from draw(prior, *fields, pause=pause)

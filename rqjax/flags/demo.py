@@ -23,6 +23,9 @@ PORT = flags.DEFINE_integer(
     upper_bound=65535,
     flag_values=FLAGS,
 )
+PAUSE = flags.DEFINE_float(
+    "pause", 0.4, "Seconds from one level of a picture to the next.", lower_bound=0, upper_bound=60, flag_values=FLAGS
+)
 EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kept them.", flag_values=FLAGS)
 DTYPE = flags.DEFINE_enum(
     "dtype",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import rqjax.api
 from rqjax.api.prior import LoadedPrior
 from rqjax.errors import InputError
-from rqjax.flags.demo import DTYPE, EMA, HOST, PORT, PRIOR, TOKENIZER
+from rqjax.flags.demo import DTYPE, EMA, HOST, PAUSE, PORT, PRIOR, TOKENIZER
 from rqjax.run import devices
 
 SETTINGS = {
@@ -40,7 +40,7 @@ def _serve(prior: LoadedPrior, folder: pathlib.Path) -> None:
 
     loopback = server.is_loopback(HOST.value)
     with server.listening(HOST.value, PORT.value) as listener:
-        app = server.application(page.page(prior), folder, loopback=loopback)
+        app = server.application(page.page(prior, pause=PAUSE.value), folder, loopback=loopback)
         print(f"the page is at {server.address_of(listener)} until Ctrl-C; a first drawing compiles", flush=True)
         if not loopback:
             print("whoever reaches this machine at that port can use it", flush=True)

@@ -28,7 +28,7 @@ pytestmark = [
 @pytest.fixture(scope="module", params=["rq", "dq"])
 def address(request, folders, tmp_path_factory):
     """The page of a prior of the tests, served by the console script."""
-    words = ["demo", "--prior", str(folders[request.param]), "--port", "0"]
+    words = ["demo", "--prior", str(folders[request.param]), "--port", "0", "--pause", "3"]
     base = tmp_path_factory.mktemp("demo")
     with open(base / "stderr", "w") as errors:
         process = subprocess.Popen(

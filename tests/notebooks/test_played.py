@@ -83,6 +83,22 @@ def test_sample_dq(tmp_path):
     assert (tmp_path / "coarse_to_fine.gif").is_file()
 
 
+def test_sample_text(tmp_path):
+    played = play("sample_text", tmp_path, SMALL=True)
+    said = played.stream("stdout")
+    assert played.stream("stderr") == ""
+    assert {name: bits for name, (bits, _) in figures(said).items()} == {f"depth {d}": 144 * d for d in (1, 2, 3, 4)}
+    lists = {split: (tmp_path / "clothes" / f"{split}.tsv").read_text() for split in ("train", "validation")}
+    assert f"{lists['train'].count('images/')} images to train on, {lists['validation'].count('images/')} held" in said
+    assert "\ta red bag\n" in lists["validation"]
+    assert "\ta red bag\n" not in lists["train"]
+    assert "led by texts of up to 16 tokens; takes guidance" in said
+    assert said.count("of the host") == 6  # two trainings, two draws, the filmstrip, the sweep
+    assert len(played.pictures()) == 6
+    assert [html.startswith('<img src="data:image/gif;base64,') for html in played.shown("text/html")] == [True]
+    assert (tmp_path / "samples.png").is_file()
+
+
 def test_convert(tmp_path):
     played = play("convert", tmp_path, SMALL=True)
     said = played.stream("stdout")

@@ -87,7 +87,8 @@ class Watch:
             # the first time is mostly compiled
             new = "the previews" not in self._compiled
             with self._compiling("the previews") if new else self._ledger.doing("previews"):
-                self._log.images(step, self._preview(state, fixed, batch, key), self._classes_of(batch))
+                classes = self._classes_of(batch)  # before: devices of a CPU run two programs of all at once at a risk
+                self._log.images(step, self._preview(state, fixed, batch, key), classes)
 
     def _classes_of(self, batch: Batch) -> list[str]:
         """The names of the classes of a batch's images, in their order; none if there are not two, or not known."""

@@ -5,6 +5,7 @@
 Steps are those of the stages, with the guard against what is not finite; float32 at the default precision.
 """
 
+import abc
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -63,17 +64,24 @@ class Step:
             raise FloatingPointError("a step was not finite")
 
 
-class Reconstruction:
+class Run(abc.ABC):
+    """A job that compiles by its first run."""
+
+    def warm(self) -> bool:
+        self.run()
+        return True
+
+    @abc.abstractmethod
+    def run(self) -> None: ...
+
+
+class Reconstruction(Run):
     """Images through a tokenizer and back."""
 
     def __init__(self, row: dict[str, Any]):
         self.model = by_rule(model_config(row["tokenizer"]))
         self.image = to_float(served.pixels(row["batch"], self.model.config.resolution))
         self.apply = jax.jit(lambda model, image: model.reconstruct(image))
-
-    def warm(self) -> bool:
-        self.run()
-        return True
 
     def check(self, given: Arrays) -> Arrays:
         found = jax.jit(lambda model, image: model.encode(image))(self.model, self.image)
@@ -164,7 +172,7 @@ def prior_of(row: dict[str, Any]) -> tuple[RQTransformerConfig, RQTransformer, R
     return config, model, tokenizer
 
 
-class Sampling:
+class Sampling(Run):
     """Codes drawn from an RQ-Transformer; checked by its greedy ones."""
 
     def __init__(self, row: dict[str, Any]):
@@ -174,10 +182,6 @@ class Sampling:
     def _draw(self, draw: Draw) -> jax.Array:
         return self.model.generate(self.tokenizer, self.labels, jax.random.key(KEY), draw)
 
-    def warm(self) -> bool:
-        self.run()
-        return True
-
     def check(self, given: Arrays) -> Arrays:
         return {"greedy": np.asarray(self._draw(Draw(temperature=0.0)))}
 
@@ -186,10 +190,12 @@ class Sampling:
 
 
 class DQPriorStep(PriorStep):
-    """A step of a DQ-Transformer on given codes, one image in a row; checked without dropout."""
+    """As above, of a DQ-Transformer, one image in a row. The official rows are as long as the longest of a batch."""
 
     def __init__(self, row: dict[str, Any]):
-        model, tokenizer = by_rule(model_config(row["prior"])), by_rule(model_config(row["tokenizer"]))
+        config: Any = model_config(row["prior"])  # a DQTransformerConfig
+        config = dataclasses.replace(config, row_lengths=(644, 836))
+        model, tokenizer = by_rule(config), by_rule(model_config(row["tokenizer"]))
         codes = Codes(*map(jnp.asarray, served.dynamic_codes(row["batch"], row["grids"], row["codes"])))
         self.begin(model, tokenizer, {"latent": np.asarray(packed(codes))}, clip_norm=0.0, weight_decay=0.01)
 
@@ -206,7 +212,7 @@ class DQPriorStep(PriorStep):
         return found | {"gradient_norm": np.asarray(optax.global_norm(grads))}
 
 
-class DQSampling:
+class DQSampling(Run):
     """Codes of half-fine images drawn from a DQ-Transformer. Its greedy ones are for the other side to judge."""
 
     def __init__(self, row: dict[str, Any]):
@@ -218,10 +224,6 @@ class DQSampling:
 
     def _draw(self, draw: Draw) -> tuple[Rows, Codes]:
         return self.model.generate_rows(self.labels, jax.random.key(KEY), draw, given=self.given)
-
-    def warm(self) -> bool:
-        self.run()
-        return True
 
     def check(self, given: Arrays) -> Arrays:
         rows, codes = jax.tree.map(np.asarray, self._draw(Draw(temperature=0.0)))

@@ -5,8 +5,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from rqjax.dq.network import DQTransformerNetwork
+from rqjax.dq.router import NAMES
 from rqjax.dq.sequence import Rows
+from rqjax.interface import Metrics
 from rqjax.nets import cross_entropy
+
+
+def weighted(
+    network: DQTransformerNetwork,
+    rows: Rows,
+    key: Key[Array, ""] | None,
+    *,
+    grains: int,
+    chunk: int,
+    weights: tuple[float, float],
+) -> tuple[Float[Array, ""], Metrics]:
+    """The sum of the loss of contents and of the mean over grains of that of positions, by two weights; and metrics."""
+    by_grain, content = cross_entropies(network, rows, grains, chunk, key)
+    position = jnp.mean(by_grain)
+    total = weights[0] * content + weights[1] * position
+    return total, {
+        "loss": total,
+        "content_loss": content,
+        "position_loss": position,
+        **{f"{name}_position_loss": by_grain[g] for g, name in enumerate(NAMES[grains])},
+        "padding": jnp.mean((~rows.filled).astype(jnp.float32)),
+    }
 
 
 def cross_entropies(

@@ -1,6 +1,7 @@
 """DQ-Transformer: a prior over codes of several grains, position by position (Huang et al. 2023, section 3.2)."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rqjax.checks import at_least, divides, frozen, one_of, rates
 from rqjax.dq import sample
 from rqjax.dq.given import check_prefix
-from rqjax.dq.loss import cross_entropies
+from rqjax.dq.loss import weighted
 from rqjax.dq.network import DQTransformerNetwork, NetworkConfig
 from rqjax.dq.packing import packed
-from rqjax.dq.router import NAMES
 from rqjax.dq.sequence import Rows, to_rows
+from rqjax.dq.trim import trimmed
 from rqjax.dq.vae import DQVAE, GrainConfig
 from rqjax.errors import InputError
 from rqjax.interface import Batch, Metrics
@@ -38,6 +39,8 @@ class DQTransformerConfig(NetworkConfig):
 
     pack: bool = False  # several images in one row, which changes no result as long as all find a place
     row_length: int = 0  # tokens in a packed row
+    # lengths to which rows are cut if the longest of the batch fits, besides the whole; each is compiled; not if packed
+    row_lengths: tuple[int, ...] = ()
     rows_per_image: float = 1.0  # packed rows for each image of the batch; with 1 no image is ever left out
     pack_groups: int = 1  # parts of the batch, each packed alone: a multiple of the data axis; 0: one for each shard
     loss_chunk: int = 128  # tokens of a row whose logits are held together; changes no result
@@ -67,6 +70,11 @@ class DQTransformerConfig(NetworkConfig):
             raise InputError(f"block_size is {self.block_size}: an image can take {longest - 1} tokens, raise it")
         if self.pack and self.row_length < longest:
             raise InputError(f"row_length is {self.row_length}: an image can take {longest} tokens, raise it")
+        at_least(2, **({"row_lengths": self.row_lengths} if self.row_lengths else {}))
+        if self.pack and self.row_lengths:
+            raise InputError(
+                f"row_lengths are {self.row_lengths} of packed rows, which have one length: leave them out"
+            )
         if self.pack and not 0 < self.rows_per_image <= 1:
             raise InputError(f"rows_per_image is {self.rows_per_image}: expected a number above 0, up to 1")
         at_least(0, position_loss_weight=self.position_loss_weight, content_loss_weight=self.content_loss_weight)
@@ -173,17 +181,10 @@ class DQTransformer:
             rows, unplaced = packed(
                 rows, c.layout, groups=c.pack_groups, row_length=c.row_length, rows_per_image=c.rows_per_image
             )
-        by_grain, content = cross_entropies(self.network, rows, c.layout.grains, c.loss_chunk, key)
-        position = jnp.mean(by_grain)
-        total = c.content_loss_weight * content + c.position_loss_weight * position
-        return total, {
-            "loss": total,
-            "content_loss": content,
-            "position_loss": position,
-            **{f"{name}_position_loss": by_grain[g] for g, name in enumerate(NAMES[c.layout.grains])},
-            "padding": jnp.mean((~rows.filled).astype(jnp.float32)),
-            "unplaced": unplaced.astype(jnp.float32),
-        }
+        weights = (c.content_loss_weight, c.position_loss_weight)
+        score = functools.partial(weighted, grains=c.layout.grains, chunk=c.loss_chunk, weights=weights)
+        loss, metrics = trimmed(score, tuple(c.row_lengths), self.network, rows, key)
+        return loss, metrics | {"unplaced": unplaced.astype(jnp.float32)}
 
     def generate(
         self,

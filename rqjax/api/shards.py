@@ -70,7 +70,7 @@ class Shards:
         about |= {} if kind == "npz" else {"shards": kind}  # earlier versions knew no other
         path = folder / REQUEST
         if not path.is_file():
-            if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {LOCK}:
+            if not folder.is_dir() or any(not entry.name.startswith(LOCK) for entry in folder.iterdir()):
                 outputs.checked(name, (outputs.FOLDER,), overwrite=overwrite, flag=flag)
             return cls(folder, about, True, kind)
         try:
@@ -86,21 +86,25 @@ class Shards:
             )
         return cls(folder, about, overwrite, kind)
 
-    def draw(self, prior: LoadedPrior, request: Request, say: Callable[[str], None]) -> None:
+    def draw(
+        self, prior: LoadedPrior, request: Request, say: Callable[[str], None], share: tuple[int, int] = (0, 1)
+    ) -> None:
         """Draws the shards that are not there, and says a line for each.
 
-        Raises InputError if another process works in the folder.
+        `share` is the number of this process and how many there are. Process i of n draws the shards i, i + n, ..., in
+        a folder that they share or in one of its own. Raises InputError if another process draws the same ones there.
         """
-        parts = _parts(request)
-        with locked(self.folder):
+        parts, (own, processes) = _parts(request), share
+        with locked(self.folder, LOCK if processes == 1 else f"{LOCK}_{own}_of_{processes}"):
             if self.anew:
                 for path in [path for kind in KINDS for path in self.folder.glob(f"shard_*.{kind}")]:
-                    path.unlink()
+                    if _number(path) % processes == own:
+                        path.unlink()
                 outputs.write_text(self.folder / REQUEST, json.dumps(self.about, indent=1))
             done = 0
             for number, part in enumerate(parts):
                 path, first, done = self.folder / f"shard_{number:05}.{self.kind}", done, done + len(part.values)
-                if not path.is_file():
+                if number % processes == own and not path.is_file():
                     self._write(path, prior.draw(part), first)
                     drawn = "" if part.rejection is None else f", the best of {part.first + len(part.candidates)} drawn"
                     say(f"{path}: {done} of {len(request.values)} images{drawn}")
@@ -120,6 +124,12 @@ class Shards:
             return
         labels = {} if pictures.labels is None else {"label": pictures.labels}
         outputs.write_arrays(path, arr_0=pictures.images, **labels)
+
+
+def _number(path: pathlib.Path) -> int:
+    """The number of a shard, by its name; 0 of a file with another."""
+    word = path.stem.removeprefix("shard_")
+    return int(word) if word.isdecimal() else 0
 
 
 def _members(pictures: Pictures, first: int) -> Iterator[tuple[str, bytes]]:

@@ -4,7 +4,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import cache, overwrite
+from rqjax.flags import cache, overwrite, processes
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -82,3 +82,4 @@ SHARDS = flags.DEFINE_enum(
 )
 OVERWRITE = overwrite.define(FLAGS)
 cache.define(FLAGS)
+processes.define(FLAGS)

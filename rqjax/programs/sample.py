@@ -19,6 +19,7 @@ from rqjax.flags.sample import (
     DTYPE,
     EMA,
     FIXED_POSITIONS,
+    FLAGS,
     GUIDANCE,
     GUIDANCE_DECAY,
     GUIDANCE_POWER,
@@ -42,7 +43,7 @@ from rqjax.flags.sample import (
 from rqjax.interface import Condition
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
-from rqjax.run import devices
+from rqjax.run import devices, hosts
 from rqjax.run.directory import Run
 from rqjax.run.labels import chosen
 from rqjax.stages.classify import ClassifyConfig
@@ -54,7 +55,10 @@ def main(_: Sequence[str]) -> None:
     """Draws the images that the flags ask for."""
     if PRIOR.value is None:
         raise InputError("sample needs --prior DIR, the run directory of a prior")
+    own, processes = share = hosts.share(FLAGS)
     sharded = OUT.value.endswith("/") and "://" not in OUT.value
+    if not sharded and processes > 1:
+        raise InputError(f"{processes} processes draw shards of their own, and --out is {OUT.value}: let that end in /")
     if not sharded:
         if SHARDS.present:
             raise InputError(f"--shards is for folders of shards, and --out is {OUT.value}: let that end in /")
@@ -87,8 +91,9 @@ def main(_: Sequence[str]) -> None:
         pictures.write(OUT.value)
         print(f"{OUT.value}: {pictures!r}")
     else:
-        shards.draw(prior, request, functools.partial(print, flush=True))
-        print(f"{OUT.value}: {len(request.values)} images of {prior.resolution}x{prior.resolution}")
+        shards.draw(prior, request, functools.partial(print, flush=True), share)
+        its = f", of which this process drew the shards {own}, {own + processes}, ..." if processes > 1 else ""
+        print(f"{OUT.value}: {len(request.values)} images of {prior.resolution}x{prior.resolution}{its}")
     for licence in prior.licences:
         print(f"licence of the weights: {printable(licence, 200)}")
 

@@ -81,6 +81,25 @@ def join(values: flags.FlagValues | None = None) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
 
 
+def share(values: flags.FlagValues) -> tuple[int, int]:
+    """The number of this process and how many there are, of a program whose processes share out work without meeting.
+
+    They are described as for join(), which such a program does not call: none waits for another, and what one has left
+    undone when it ends, the same command does later. Raises InputError as meeting() does.
+    """
+    given = tuple(values[name].value for name in NAMES)
+    settings = meeting(given, os.environ, on_tpu=_on_tpu())
+    if settings is None:
+        return 0, 1
+    if "num_processes" in settings:
+        return settings["process_id"], settings["num_processes"]
+    if settings.get("cluster_detection_method") == "slurm":
+        own = os.environ.get("JAX_LOCAL_DEVICE_IDS", os.environ["SLURM_LOCALID"])  # as JAX takes them when it joins
+        jax.config.update("jax_cuda_visible_devices", own)
+        return _count(os.environ, "SLURM_PROCID"), _count(os.environ, "SLURM_NTASKS")
+    return jax.process_index(), jax.process_count()  # a TPU tells
+
+
 def _on_tpu() -> bool:
     # JAX puts "tpu" in front when it is imported on a machine that has TPU chips
     return (jax.config.jax_platforms or "").startswith("tpu")  # pyrefly: ignore[missing-attribute]

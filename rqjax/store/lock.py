@@ -79,16 +79,17 @@ def _runs(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Generator[None]:
+def locked(folder: Path, name: str = FILE) -> Generator[None]:
     """The run directory `folder`, which is made if it is missing, as this process's own for as long as the block runs.
 
-    Raises InputError, which names the holder, if another process has it, or if no folder can be there.
+    Processes that share a folder have a lock each, by another `name`. Raises InputError, which names the holder, if
+    another process has it, or if no folder can be there.
     """
     try:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        holding = _by_system(pathlib.Path(folder) / FILE) if not in_bucket(folder) else None
-        release = holding or _by_name(folder / FILE)
+        holding = _by_system(pathlib.Path(folder) / name) if not in_bucket(folder) else None
+        release = holding or _by_name(folder / name)
     except OSError as error:
         if disk.reason(error, writing=False):
             raise

@@ -133,6 +133,26 @@ def test_tars_hold_the_same_images_and_go_on_too(residual, tmp_path, monkeypatch
         draw(residual, tmp_path / "tars", request, kind="zip")
 
 
+def test_processes_share_a_folder_without_a_word(residual, tmp_path):
+    """Each draws its own shards, in any order, and what one left undone the same share does later."""
+    request = request_of(residual, 5)
+    draw(residual, tmp_path / "alone", request)
+    expected = {path.name: dict(np.load(path)) for path in (tmp_path / "alone").glob("shard_*")}
+    assert len(expected) > 2
+    for own in (1, 0, 1):
+        shards = Shards.checked(f"{tmp_path}/shared/", residual, request, overwrite=False)
+        shards.draw(residual, request, str, (own, 2))
+        (tmp_path / "shared" / "shard_00001.npz").unlink(missing_ok=own == 0)
+    shards.draw(residual, request, str, (1, 2))
+    found = {path.name: dict(np.load(path)) for path in (tmp_path / "shared").glob("shard_*")}
+    assert sorted(found) == sorted(expected)
+    for name, arrays in expected.items():
+        assert all(np.array_equal(found[name][key], arrays[key]) for key in arrays)
+    before = (tmp_path / "shared" / "shard_00000.npz").stat().st_mtime_ns
+    Shards.checked(f"{tmp_path}/shared/", residual, request, overwrite=True).draw(residual, request, str, (1, 2))
+    assert (tmp_path / "shared" / "shard_00000.npz").stat().st_mtime_ns == before  # another's
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "tar"])
 def test_a_killed_command_goes_on_to_the_same_files(folders, tmp_path, kind):

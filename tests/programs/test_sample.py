@@ -66,3 +66,13 @@ def test_captions_and_classes_are_for_the_priors_that_they_lead(flags):
     assert sample._labels(classes, ()) is None
     with pytest.raises(InputError, match="this prior is led by a text: say one with --text"):
         sample._labels(texts, ())
+
+
+def test_several_processes_draw_shards_alone(flags, monkeypatch):
+    for name, value in {"COORDINATOR": "a:1", "PROCESSES": "2", "PROCESS_ID": "1"}.items():
+        monkeypatch.setenv(f"RQJAX_{name}", value)
+    flags("--prior=nowhere", "--out=x.png")
+    with pytest.raises(
+        InputError, match=r"2 processes draw shards of their own, .* x.png: let that end in /"
+    ):
+        sample.main([])

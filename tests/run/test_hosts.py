@@ -9,9 +9,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
+from absl import flags as absl_flags
 
 from rqjax.errors import InputError
+from rqjax.flags import processes
 from rqjax.run import hosts
 from rqjax.run.notice import Notice
 
@@ -196,3 +199,23 @@ def test_one_that_fails_keeps_its_status_and_takes_the_others_with_it(tmp_path):
 
 if __name__ == "__main__":
     program(sys.argv[1], pathlib.Path(sys.argv[2]))
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [({}, (0, 1)), (ours("a:1", "4", "3"), (3, 4)), (SLURM, (1, 2)), (SLURM | {"SLURM_NTASKS": "1"}, (0, 1))],
+    ids=["alone", "variables", "slurm", "one task"],
+)
+def test_processes_that_share_out_work_need_not_meet(monkeypatch, environ, expected):
+    values = absl_flags.FlagValues()
+    processes.define(values)
+    values(["rqjax"])
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "RQJAX_", "JAX_LOCAL"))]:
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    said = {}
+    monkeypatch.setattr(hosts.jax.config, "update", said.__setitem__)
+    assert hosts.share(values) == expected
+    assert said == ({"jax_cuda_visible_devices": "1"} if environ is SLURM else {})  # as where they meet: a card a task
+    assert not jax.distributed.is_initialized()

@@ -72,7 +72,5 @@ def test_several_processes_draw_shards_alone(flags, monkeypatch):
     for name, value in {"COORDINATOR": "a:1", "PROCESSES": "2", "PROCESS_ID": "1"}.items():
         monkeypatch.setenv(f"RQJAX_{name}", value)
     flags("--prior=nowhere", "--out=x.png")
-    with pytest.raises(
-        InputError, match=r"2 processes draw shards of their own, .* x.png: let that end in /"
-    ):
+    with pytest.raises(InputError, match=r"2 processes draw shards of their own, .* x.png: let that end in /"):
         sample.main([])

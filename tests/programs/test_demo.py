@@ -45,6 +45,7 @@ def test_the_page_is_served_until_it_is_ended(folders, tmp_path, end, status, sa
         text=True,
         env=environment,
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in what a shell runs behind itself
     )
     try:
         printed = ""

@@ -78,9 +78,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, monkeypatch):
     written = Log.scalars
 
     def pressed(self, step, metrics):
-        written(self, step, metrics)
+        values = written(self, step, metrics)
         if step == 2:
             os.kill(os.getpid(), signal.SIGINT)
+        return values
 
     config = get_config("classifier")
     config.steps, config.log_every, config.save_every = 4, 1, 100

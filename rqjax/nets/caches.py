@@ -17,10 +17,11 @@ class Cache(NamedTuple):
 
 
 def write(
-    old: Float[Array, "b heads length size"], part: Float[Array, "b n heads size"], index: Index
-) -> Float[Array, "b heads length size"]:
-    """The array with those of `n` positions from `index` on."""
-    return jax.lax.dynamic_update_slice_in_dim(old, part.transpose(0, 2, 1, 3).astype(old.dtype), index, axis=2)
+    old: Float[Array, "*layers b heads length size"], part: Float[Array, "b n heads size"], index: Index, *layer: Index
+) -> Float[Array, "*layers b heads length size"]:
+    """The array with those of `n` positions of a layer from `index` on; `layer` says which, if it has all of them."""
+    part = jnp.expand_dims(part.transpose(0, 2, 1, 3).astype(old.dtype), range(len(layer)))
+    return jax.lax.dynamic_update_slice(old, part, (*layer, 0, 0, index, 0))
 
 
 def attend(

@@ -22,9 +22,9 @@ from jaxtyping import Array, Bool, Float
 from rqjax.mesh import constrain, name_of, platform
 from rqjax.nets import scanned_decoding
 from rqjax.nets.caches import Cache, attend, write
-from rqjax.nets.crossing import Crossed, crossed, crossed_by_all, read
+from rqjax.nets.crossing import crossed, crossed_by_all, read
 from rqjax.nets.scanned_decoding import Scanned
-from rqjax.nets.transformer import Block, Context, Index, Stack, causal, gelu, place
+from rqjax.nets.transformer import Block, Context, Crossed, Index, Stack, causal, gelu, place
 
 Module = TypeVar("Module", bound=nnx.Module)
 

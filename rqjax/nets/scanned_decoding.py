@@ -12,9 +12,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from rqjax.mesh import constrain
-from rqjax.nets.caches import Cache, attend
-from rqjax.nets.crossing import Crossed, read
-from rqjax.nets.transformer import Block, Index, gelu, place
+from rqjax.nets.caches import Cache, attend, write
+from rqjax.nets.crossing import read
+from rqjax.nets.transformer import Block, Crossed, Index, gelu, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def extend(
         (x, caches), (i, block, crossed) = carry, inputs
         y = block.norm1(x)
         query, keys = place(block, block.query(y), block.key(y), index)
-        caches = Cache(_write(caches.keys, keys, i, index), _write(caches.values, block.value(y), i, index))
+        caches = Cache(write(caches.keys, keys, index, i), write(caches.values, block.value(y), index, i))
         own = Cache(*(_of_layer(x, i, mask.shape[1]) for x in caches))
         x = x + block.proj(attend(query, own, mask))
         x = read(block, x, crossed)
@@ -52,13 +52,6 @@ def extend(
 
     x = constrain(x.astype(settings.dtype), "data", None, None)
     return jax.lax.scan(layer, (x, caches), (jnp.arange(layers), scanned.blocks, scanned.crossed))[0]
-
-
-def _write(
-    old: Float[Array, "layers b heads length size"], part: Float[Array, "b n heads size"], layer: Index, index: Index
-) -> Float[Array, "layers b heads length size"]:
-    part = part.transpose(0, 2, 1, 3)[None].astype(old.dtype)
-    return jax.lax.dynamic_update_slice(old, part, (layer, 0, 0, index, 0))
 
 
 def _of_layer(

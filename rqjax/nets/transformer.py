@@ -61,6 +61,14 @@ class Context(NamedTuple):
     mask: Bool[Array, "b #n m"]  # which of them each token may read
 
 
+class Crossed(NamedTuple):
+    """What one layer makes of a context, or all `layers` in front."""
+
+    keys: Float[Array, "*layers b m heads size"]
+    values: Float[Array, "*layers b m heads size"]
+    mask: Bool[Array, "*layers b #n m"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockSettings:
     """The settings that all layers of a stack share, but for their sizes."""
@@ -121,17 +129,21 @@ class Block(nnx.Module):
         x = x + dropout(k2, self.proj(y), self.settings.dropout)
         if self.settings.context:
             assert context is not None  # the network that has such layers gives them one
-            x = self._crossed(x, context, None if key is None else jax.random.fold_in(key, 3))
+            x = self.read(x, self.crossed(context), None if key is None else jax.random.fold_in(key, 3))
         y = gelu(self.up(self.norm2(x)), self.settings)
         x = x + dropout(k3, self.down(y), self.settings.dropout)
         return by_batch(x)
 
-    def _crossed(self, x: Array, context: Context, key: MaybeKey) -> Array:
+    def crossed(self, context: Context) -> "Crossed":
+        """What the layer makes of a context, whatever tokens read it."""
+        return Crossed(self.cross_key(context.features), self.cross_value(context.features), context.mask)
+
+    def read(self, x: Float[Array, "b n dim"], crossed: "Crossed", key: MaybeKey = None) -> Float[Array, "b n dim"]:
+        """The tokens with what they read from the context, with dropout where there is a key."""
         k1, k2 = (None, None) if key is None else jax.random.split(key)
-        query, keys = self.cross_query(self.cross_norm(x)), self.cross_key(context.features)
-        values, mask = self.cross_value(context.features), context.mask
-        mask = jnp.broadcast_to(mask, (len(mask), x.shape[1], mask.shape[2]))
-        y = attention(query, keys, values, mask, k1, self.settings.attention_dropout)
+        mask = jnp.broadcast_to(crossed.mask, (len(crossed.mask), x.shape[1], crossed.mask.shape[2]))
+        query = self.cross_query(self.cross_norm(x))
+        y = attention(query, crossed.keys, crossed.values, mask, k1, self.settings.attention_dropout)
         return x + dropout(k2, self.cross_proj(y), self.settings.dropout)
 
 

@@ -1,8 +1,5 @@
 """The program that draws images, as one function of shapes: `rqjax compile --sample` compiles it for absent devices."""
 
-import dataclasses
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -11,9 +8,7 @@ from jaxtyping import Array, Int, Key, PyTree, UInt8
 from rqjax.api.pixels import decoded
 from rqjax.interface import Condition, Prior, Tokenizer
 from rqjax.mesh import rows, with_sharding
-from rqjax.nets.decoding import in_compute_dtype
-from rqjax.nets.init import DTYPES
-from rqjax.nets.precision import computing_in
+from rqjax.nets.precision import computing_in, made_in
 from rqjax.stages.predict import PredictConfig
 
 Sampler = tuple[jax.stages.Wrapped, tuple[PyTree[jax.ShapeDtypeStruct], ...]]
@@ -26,28 +21,23 @@ def sampler(stage: PredictConfig, tokenizer: PyTree, images: int, mesh: Mesh, dt
     norms, the rows of images split over the mesh. `tokenizer` has shapes alone.
     """
 
-    def made(key: Key[Array, ""]) -> Prior:
-        config: Any = stage.model  # one with a dtype
-        model = dataclasses.replace(config, dtype=dtype).init(key)
-        return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
-
     def draw(
         prior: Prior, tokenizer: Tokenizer, labels: Int[Array, "b ..."], keys: Key[Array, "b"]
     ) -> UInt8[Array, "b height width 3"]:
         return decoded(tokenizer, prior.generate(tokenizer, labels, keys, stage.draw))
 
     whole, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, rows(mesh))
-    prior = jax.eval_shape(made, jax.random.key(0))
+    prior = jax.eval_shape(lambda key: made_in(stage.model, key, dtype), jax.random.key(0))
     keys = jax.ShapeDtypeStruct((images,), jax.eval_shape(jax.random.key, 0).dtype)
     return jax.jit(draw), (
         with_sharding(prior, whole),
         with_sharding(computing_in(tokenizer, dtype), whole),
-        with_sharding(labels_of(stage.model.condition, images), by_row),
+        with_sharding(condition_shape(stage.model.condition, images), by_row),
         with_sharding(keys, by_row),
     )
 
 
-def labels_of(condition: Condition | None, images: int) -> jax.ShapeDtypeStruct:
+def condition_shape(condition: Condition | None, images: int) -> jax.ShapeDtypeStruct:
     """The values of a prior's condition, texts [images length] or classes [images], or the classes of a classifier."""
     shape = (images, condition.length) if condition and condition.field == "text" else (images,)
     return jax.ShapeDtypeStruct(shape, jnp.int32)

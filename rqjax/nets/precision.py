@@ -1,11 +1,25 @@
-"""The precision that a model computes in, of one that is there already."""
+"""The precision that a model computes in: of a new one, and of one that is there already."""
 
 import dataclasses
 from typing import Any, TypeVar
 
 import jax
+from jaxtyping import Array, Key
+
+from rqjax.nets.decoding import in_compute_dtype
+from rqjax.nets.init import DTYPES
 
 Model = TypeVar("Model")
+
+
+def made_in(config: Any, key: Key[Array, ""], dtype: str | None) -> Any:
+    """A new model of a configuration; a prior with another `dtype`, of nets.init.DTYPES, computes in it and has its
+    parameters in it, but for its norms.
+    """
+    if dtype is None:
+        return config.init(key)
+    model = dataclasses.replace(config, dtype=dtype).init(key)
+    return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
 
 
 def computing_in(model: Model, dtype: str | None) -> Model:

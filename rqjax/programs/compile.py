@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rqjax import mesh
-from rqjax.api.program import labels_of, sampler
+from rqjax.api.program import condition_shape, sampler
 from rqjax.cost import flops
 from rqjax.cost.chips import CHIPS, Chip
 from rqjax.cost.plan import Plan, describe, figures
@@ -188,7 +188,7 @@ def _batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields that a step reads: images, and a class or a text for each."""
     rows, size, stage = config.data.batch, config.data.size, config.stage
     condition = stage.model.condition if isinstance(stage, PredictConfig) else None
-    labels = {field: labels_of(condition, rows) for field in sorted(stage.fields - {"image"})}
+    labels = {field: condition_shape(condition, rows) for field in sorted(stage.fields - {"image"})}
     return {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8), **labels}
 
 

@@ -1,7 +1,6 @@
 """A run directory, opened: its configuration, its model, its tokenizer and their licences."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 import pathlib
@@ -10,13 +9,11 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import jax
-from jaxtyping import Array, Key
 
 from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
-from rqjax.nets.decoding import in_compute_dtype
-from rqjax.nets.init import DTYPES
+from rqjax.nets.precision import made_in
 from rqjax.run import words
 from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
@@ -103,15 +100,8 @@ class Run:
         A prior may compute in another `dtype` of nets.init.DTYPES, and have its parameters in it, but for its norms.
         """
 
-        def made(key: Key[Array, ""]) -> Any:
-            config: Any = self.config.stage.model  # one with a dtype, if that is asked for
-            if dtype is None:
-                return config.init(key)
-            model = dataclasses.replace(config, dtype=dtype).init(key)
-            return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
-
         with _describing(self.path):
-            like = jax.eval_shape(made, jax.random.key(0))
+            like = jax.eval_shape(lambda key: made_in(self.config.stage.model, key, dtype), jax.random.key(0))
         return self.weights(like, ema=ema)
 
     @functools.cached_property

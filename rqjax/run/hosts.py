@@ -58,8 +58,7 @@ def join(values: flags.FlagValues | None = None) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    given = (None,) * 3 if values is None else tuple(values[name].value for name in NAMES)
-    settings = meeting(given, os.environ, on_tpu=_on_tpu())
+    settings = _described(values)
     if settings is None:
         return
     if settings.get("process_id") == 0 and settings["coordinator_address"].startswith(_LOOPBACK):
@@ -87,8 +86,7 @@ def share(values: flags.FlagValues) -> tuple[int, int]:
     They are described as for join(), which such a program does not call: none waits for another, and what one has left
     undone when it ends, the same command does later. Raises InputError as meeting() does.
     """
-    given = tuple(values[name].value for name in NAMES)
-    settings = meeting(given, os.environ, on_tpu=_on_tpu())
+    settings = _described(values)
     if settings is None:
         return 0, 1
     if "num_processes" in settings:
@@ -98,6 +96,12 @@ def share(values: flags.FlagValues) -> tuple[int, int]:
         jax.config.update("jax_cuda_visible_devices", own)
         return _count(os.environ, "SLURM_PROCID"), _count(os.environ, "SLURM_NTASKS")
     return jax.process_index(), jax.process_count()  # a TPU tells
+
+
+def _described(values: flags.FlagValues | None) -> Meeting | None:
+    """The meeting that the flags or this process's environment describe."""
+    given = (None,) * 3 if values is None else tuple(values[name].value for name in NAMES)
+    return meeting(given, os.environ, on_tpu=_on_tpu())
 
 
 def _on_tpu() -> bool:

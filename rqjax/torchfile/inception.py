@@ -1,20 +1,16 @@
 """FID's Inception from the file that pytorch-fid and torch-fidelity share."""
 
-from collections.abc import Iterator
-
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from rqjax.nets.inception import MIXED, STEM, Branch, Inception, shapes
+from rqjax.nets.inception import MIXED, STEM, Inception, shapes
 from rqjax.torchfile import published
-from rqjax.torchfile.inception_graph import state_dict_of_graph
+from rqjax.torchfile.inception_graph import EPSILON, copies, state_dict_of_graph
 from rqjax.torchfile.table import Entry, StateDict, import_arrays, layer_entries, shapes_of
 
 INCEPTION_SHA256 = "6726825d"
 REMEDY = "download pt_inception-2015-12-05-6726825d.pth from the releases of github.com/mseitzer/pytorch-fid"
-EPSILON = 1e-3
-"""What batch normalisation adds to variances."""
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -25,19 +21,9 @@ def entries() -> list[Entry]:
         table += layer_entries(f"Conv2d_{name}", f"stem/{i}/convs/0", ours)
     for i, (block, branches) in enumerate(MIXED.items()):
         for j, branch in enumerate(branches):
-            for k, name in enumerate(_names(branch)):
-                table += layer_entries(f"Mixed_{block}.{name}", f"blocks/{i}/{j}/convs/{k}", ours)
+            for k, name in enumerate(copies(f"Mixed_{block}", branch)):
+                table += layer_entries(name, f"blocks/{i}/{j}/convs/{k}", ours)
     return [*table, *layer_entries("fc", "head", ours)]
-
-
-def _names(branch: Branch) -> Iterator[str]:
-    """The published names of a branch's convolutions: numbered if there are several, and a and b behind a fork."""
-    steps = len(branch.steps)
-    for i in range(steps):
-        if branch.forked and i >= steps - 2:
-            yield f"{branch.name}_{steps - 1}{'ab'[i - steps + 2]}"
-        else:
-            yield f"{branch.name}_{i + 1}" if steps > 1 else branch.name
 
 
 def folded(state_dict: StateDict) -> dict[str, np.ndarray]:

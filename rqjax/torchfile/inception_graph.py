@@ -28,11 +28,12 @@ def names() -> dict[str, str]:
             alone = len(branch.steps) == 1 and not branch.pool
             place = mixed if alone else f"{mixed}/tower{f'_{towers}' if towers else ''}"
             towers += not alone
-            found |= dict(zip(_copies(f"Mixed_{block}", branch), _steps(place, branch), strict=True))
+            found |= dict(zip(copies(f"Mixed_{block}", branch), _steps(place, branch), strict=True))
     return found
 
 
-def _copies(block: str, branch: Branch) -> Iterator[str]:
+def copies(block: str, branch: Branch) -> Iterator[str]:
+    """The PyTorch copy's names of a branch's convolutions: numbered if there are several, and a and b behind a fork."""
     steps = len(branch.steps)
     for i in range(steps):
         if branch.forked and i >= steps - 2:

@@ -1,7 +1,6 @@
 """Images level by level, from coarse to fine: what a tokenizer makes of them, for how many bits, and how near it is."""
 
 import dataclasses
-import io
 import math
 
 import jax
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from rqjax.data.images import enlarge, to_float
+from rqjax.data.images import encoded, enlarge, to_float
 from rqjax.dq.router import NAMES
 from rqjax.interface import Codes, Tokenizer
 from rqjax.metrics import psnr
@@ -64,9 +63,7 @@ class Filmstrip:
         return f"{self.bits[level, row]:.0f} bits\n{self.psnr[level, row]:.1f} dB" if level >= 0 else ""
 
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.grid().save(out, "png")
-        return out.getvalue()
+        return encoded(self.grid())
 
 
 def level_names(tokenizer: Tokenizer) -> tuple[str, ...]:

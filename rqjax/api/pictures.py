@@ -1,7 +1,6 @@
 """The images that a model made, as arrays, as one picture, and as files."""
 
 import dataclasses
-import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from rqjax.api.inputs import FoundCodes
-from rqjax.data.images import named_rows, sheet
+from rqjax.data.images import encoded, named_rows, sheet
 from rqjax.run.dataset import few
 from rqjax.store import outputs
 
@@ -79,9 +78,7 @@ class Pictures:
         return [f"{i:0{digits}}{end}.png" for i, end in enumerate(ends)]
 
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.grid().save(out, "png")
-        return out.getvalue()
+        return encoded(self.grid())
 
 
 def picture(images: UInt8[np.ndarray, "n h w 3"], columns: int, names: Sequence[str] = ()) -> np.ndarray:

@@ -8,7 +8,6 @@ a second start draws is what the first would have drawn. The file request.json s
 
 import concurrent.futures
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import UInt8
 from PIL import Image
 
 from rqjax.api.classifier import LoadedClassifier
@@ -28,6 +26,7 @@ from rqjax.api.prior import LoadedPrior
 from rqjax.api.rejection import Scorer
 from rqjax.api.request import Request
 from rqjax.checks import one_of
+from rqjax.data.images import encoded
 from rqjax.errors import InputError, some_of
 from rqjax.run.directory import Run
 from rqjax.store import outputs
@@ -135,16 +134,10 @@ def _number(path: pathlib.Path) -> int:
 def _members(pictures: Pictures, first: int) -> Iterator[tuple[str, bytes]]:
     """The files of a tar: images by their places from `first` on, and their classes."""
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        for i, content in enumerate(threads.map(_png, pictures.images)):
+        for i, content in enumerate(threads.map(encoded, map(Image.fromarray, pictures.images))):
             yield f"{first + i:07}.png", content
             if pictures.labels is not None:
                 yield f"{first + i:07}.cls", str(pictures.labels[i]).encode()
-
-
-def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "png")
-    return out.getvalue()
 
 
 def _parts(request: Request) -> list[Request]:

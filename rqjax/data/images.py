@@ -1,5 +1,6 @@
 """Pixels: uint8 NHWC in batches and files, float32 in [-1, 1] in nets."""
 
+import io
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -38,6 +39,13 @@ def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
 def sheet(rows: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "high wide 3"]:
     """One picture of all images, enlarged if they are narrower than NARROW."""
     return enlarge(tile(rows), max(1, NARROW // rows.shape[3]))
+
+
+def encoded(image: Image.Image, kind: str = "png", **options: int) -> bytes:
+    """The bytes of a file of that kind, with Pillow's options for it."""
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
 
 
 def named_rows(picture: UInt8[np.ndarray, "h w 3"], names: Sequence[str]) -> UInt8[np.ndarray, "h wide 3"]:

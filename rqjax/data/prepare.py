@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from rqjax.data import augment
 from rqjax.data.config import DataConfig, open_source
+from rqjax.data.images import encoded
 from rqjax.data.records import Manifest, pack
 from rqjax.data.shards import Part, make, names_digest
 from rqjax.data.sources import NoSplitError, Source
@@ -86,11 +86,5 @@ def _stored(image: bytes | np.ndarray, side: int) -> bytes:
     else:
         decoded, kept = augment.decode(image), image
     if side and min(decoded.size) > side:
-        return _encoded(augment.scale(decoded, side, FILTER), "jpeg", quality=QUALITY, subsampling=0)
-    return kept or _encoded(decoded, "png")
-
-
-def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+        return encoded(augment.scale(decoded, side, FILTER), "jpeg", quality=QUALITY, subsampling=0)
+    return kept or encoded(decoded)

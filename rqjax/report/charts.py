@@ -71,6 +71,11 @@ def chart(title: str, curves: Sequence[Curve], lines: Sequence[Line]) -> bytes:
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         _legend(axes, curves, parts)
+    return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=140)
     return out.getvalue()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rqjax.evaluation.curve import Point, table, verdict
 from rqjax.evaluation.kept import Kept
+from rqjax.report.charts import png_of
 from rqjax.report.pieces import download, figure, rows_of
 from rqjax.run.log import Line
 from rqjax.run.validation import PREFIX
@@ -75,9 +75,7 @@ def _chart(curves: Mapping[str, Sequence[Point]], colours: Mapping[str, str], na
     if name == "mse" and all(point.mse > 0 for points in curves.values() for point in points):
         axes.set_yscale("log")
     axes.grid(alpha=0.3, which="both")
-    out = io.BytesIO()
-    drawn.savefig(out, format="png", dpi=140)
-    return out.getvalue()
+    return png_of(drawn)
 
 
 def unused(kept: Kept | None, lines: Sequence[Line]) -> str:

@@ -1,6 +1,5 @@
 """Pictures of a run as files: previews/step_000060_reconstructions.png in its directory."""
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rqjax.data.images import named_columns, sheet
+from rqjax.data.images import encoded, named_columns, sheet
 from rqjax.errors import printable
 from rqjax.store.remote import Path, replace_file
 
@@ -27,11 +26,11 @@ def write_preview(
     """
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    picture, out = sheet(images[None]), io.BytesIO()
+    picture = sheet(images[None])
     if classes:
         picture = named_columns(picture, [printable(each) for each in classes], gap=picture.shape[0] // images.shape[1])
-    Image.fromarray(picture).save(out, "png", optimize=True)
-    replace_file(folder / f"step_{step:06d}_{name}.png", out.getvalue())
+    png = encoded(Image.fromarray(picture), optimize=True)
+    replace_file(folder / f"step_{step:06d}_{name}.png", png)
     for path in [path for _, other, path in found_previews(workdir) if other == name][1:-KEPT]:
         path.unlink()
 

@@ -15,7 +15,7 @@ from rqjax.evaluation.curve import SMALLEST
 from rqjax.evaluation.judges import INCEPTION, Judge
 from rqjax.evaluation.sets import Collected, compared
 from rqjax.interface import Batch, Sums, Tokenizer
-from rqjax.metrics import bits_per_image, code_use, ms_ssim
+from rqjax.metrics import bits_per_image, book_use, ms_ssim
 from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.lpips import LPIPS
 from rqjax.stages.measure import tokenizer_sums, total
@@ -75,7 +75,7 @@ def _figures(
     return Measured(
         images=round(images),
         means={name: float(value) / images for name, value in totals.items() if not value.ndim},
-        codes={name: {"size": len(found), **code_use(found)} for name, found in hits.items()},
+        codes=book_use(hits),
         bits=bits_per_image(hits, images),
         judged=judged,
     )

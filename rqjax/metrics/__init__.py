@@ -1,6 +1,6 @@
 """Figures that compare images or sets of them, as papers report them: functions from arrays to values."""
 
-from rqjax.metrics.codes import bits_per_image, code_use
+from rqjax.metrics.codes import bits_per_image, book_use, code_use
 from rqjax.metrics.frechet import frechet_distance
 from rqjax.metrics.inception_score import equal_parts, inception_score, parts_of
 from rqjax.metrics.kernel_distance import kernel_distance
@@ -19,6 +19,7 @@ __all__ = [
     "Moments",
     "Protocol",
     "bits_per_image",
+    "book_use",
     "code_use",
     "equal_parts",
     "frechet_distance",

@@ -14,6 +14,11 @@ def code_use(hits: np.ndarray) -> dict[str, float]:
     return {"usage": float(np.mean(hits > 0)), "entropy": entropy, "perplexity": 2**entropy}
 
 
+def book_use(hits: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int]]:
+    """The `size` and the code_use of each book by its name (depths or grains)."""
+    return {name: {"size": len(found), **code_use(found)} for name, found in hits.items()}
+
+
 def bits_per_image(hits: Mapping[str, np.ndarray], images: float) -> dict[str, float]:
     """The bits of an image's codes, over all books (depths or grains): `nominal`, with log2 of the book's size for each
     code, and `entropy`, with the entropy of each book's codes, which an ideal coder of single codes would need.

@@ -22,7 +22,7 @@ from rqjax.evaluation import curve, kept
 from rqjax.evaluation.images import Images
 from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
 from rqjax.interface import Prior, Tokenizer
-from rqjax.metrics import code_use, nearest_class
+from rqjax.metrics import book_use, nearest_class
 from rqjax.nets.guidance import Guidance
 from rqjax.programs.reconstruct import squared_error
 from rqjax.programs.train import train
@@ -165,9 +165,8 @@ def _keep_curve(run: pathlib.Path, config: Config, model: Tokenizer, images: np.
     batch = {"image": jnp.asarray(images), "counts": jnp.ones(len(images), bool)}
     count = jax.jit(lambda t, b: t.code_hits(t.encode(to_float(b["image"])), b["counts"]))
     hits: dict[str, np.ndarray] = jax.device_get(count(model, batch))
-    codes = {name: {"size": len(found), **code_use(found)} for name, found in hits.items()}
     points = curve.curve(model, [batch])
-    kept.keep(run, config.steps, Images(config.data, "test").about(len(images)), points, codes)
+    kept.keep(run, config.steps, Images(config.data, "test").about(len(images)), points, book_use(hits))
 
 
 def _samples(

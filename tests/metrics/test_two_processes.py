@@ -1,11 +1,6 @@
 """Statistics of two processes, which hold half of each batch each: those of one, over a count that divides nothing."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +8,7 @@ import numpy as np
 import pytest
 
 from rqjax import metrics
+from tests.two_processes import lines_of
 
 IMAGES, BATCH = 37, 16
 PROCESS = """
@@ -56,31 +52,7 @@ def look(images, kernel):
 
 @pytest.mark.slow
 def test_statistics_of_two_processes_are_those_of_one(figures):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        meeting = f"localhost:{probe.getsockname()[1]}"
-    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
-    }
-    environ |= {"RQJAX_COORDINATOR": meeting, "RQJAX_PROCESSES": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS],
-            env=environ | {"RQJAX_PROCESS_ID": str(me)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for me in range(2)
-    ]
-    try:
-        ended = [process.communicate(timeout=900)[0].splitlines() for process in both]
-        assert [process.returncode for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    ended = lines_of(PROCESS, timeout=900)
     first, second = (json.loads(next(line for line in lines if line.startswith('{"own"'))) for lines in ended)
     # each had its own rows, and both have the same sums
     assert (first["own"], second["own"]) == (8 + 8 + 5, 8 + 8)

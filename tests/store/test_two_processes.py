@@ -1,15 +1,11 @@
 """A checkpoint of two processes: its digests are compared by both together, on another mesh."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import pytest
 
 from rqjax.store.digests import ITEM
+from tests.two_processes import lines_of
 
 PROCESS = """
 import os, sys
@@ -49,28 +45,8 @@ jax.distributed.shutdown()
 
 def together(tmp_path, word):
     """The last line of each of two processes."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        meeting = f"localhost:{probe.getsockname()[1]}"
-    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environ |= {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "2",
-        "PYTHONPATH": str(pathlib.Path(__file__).parents[2]),
-    }
-    environ |= {"RQJAX_COORDINATOR": meeting, "RQJAX_PROCESSES": "2"}
-    command = [sys.executable, "-c", PROCESS, str(tmp_path / "run"), word]
-    both = [
-        subprocess.Popen(command, env=environ | {"RQJAX_PROCESS_ID": str(me)}, stdout=subprocess.PIPE, text=True)
-        for me in range(2)
-    ]
-    try:
-        lines = [(process.communicate(timeout=120)[0].splitlines() or [""])[-1] for process in both]
-        assert [process.returncode for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
-    return lines
+    ended = lines_of(PROCESS, str(tmp_path / "run"), word, timeout=120)
+    return [(lines or [""])[-1] for lines in ended]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What classifier-free guidance buys and costs: samples of a prior of Fashion-MNIST, by the scale.
+"""The gain and the cost of classifier-free guidance: samples of a prior of Fashion-MNIST, by the scale.
 
     python benchmarks/guidance_curve.py runs/quickstart/rqtransformer [SCALE ...]
 

@@ -1,4 +1,4 @@
-"""What drawing images takes on one TPU chip, and on four: the table of sampling in docs/tpu.md.
+"""The cost of drawing images on one TPU chip, and on four: the table of sampling in docs/tpu.md.
 
     PYTHONPATH=. python benchmarks/tpu_sampling_table.py --plans docs/plans/sampling --into docs/tpu.md
     PYTHONPATH=. python benchmarks/tpu_sampling_table.py --plans docs/plans/sampling --only imagenet_rqtransformer:1400m

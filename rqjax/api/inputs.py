@@ -1,4 +1,4 @@
-"""What people hold, as the arrays that models take: images, codes, whole numbers. All else is refused in one line."""
+"""Images, codes and whole numbers of people as the arrays that models take. All else is refused in one line."""
 
 import operator
 from collections.abc import Sequence

@@ -129,7 +129,7 @@ class LoadedPrior(LoadedModel):
         scorer: Any = None,
         acceptance: float | None = None,
     ) -> Request:
-        """What generate() is asked for. Raises InputError for what cannot be; weights are read for `given` alone."""
+        """The request of generate(). Raises InputError for what cannot be; weights are read for `given` alone."""
         prior = self.described
         count = whole_number(count, "count", 1)
         seed = whole_number(seed, "seed", -(2**63), 2**63 - 1)

@@ -5,19 +5,18 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 
 from rqjax.api.filmstrip import level_names
 from rqjax.api.inputs import whole_number
 from rqjax.api.prior import LoadedPrior, number
 from rqjax.demo.failures import in_one_line
+from rqjax.demo.upload import Picture
 
 COUNTS = (1, 4, 16)
 """Numbers of images that the form offers: each compiles one program, at its first use."""
 LONGEST = 1000
 """Letters of a caption."""
-Picture: TypeAlias = UInt8[np.ndarray, "high wide 3"]
-Film: TypeAlias = list[tuple[UInt8[np.ndarray, "high wide 3"], str]]
+Film: TypeAlias = list[tuple[Picture, str]]
 """The pictures of the levels so far, each with its name."""
 
 

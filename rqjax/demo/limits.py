@@ -1,4 +1,4 @@
-"""What a page takes from a browser: uploads of a bounded size and number, and calls to this machine by its name."""
+"""The bounds of a page: uploads of a bounded size and number, and calls to this machine by its name."""
 
 import pathlib
 import re

@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from rqjax.dq.vae import DQVAEConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.official.convert import keys
 from rqjax.official.documents import ModelConfig
 from rqjax.run.config import load_file

@@ -12,8 +12,8 @@ or with a vocabulary of one's own (launch/vocabulary.py).
 
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 

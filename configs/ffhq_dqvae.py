@@ -6,7 +6,7 @@ those of its ImageNet files. 60,000 training images: 12,500 steps. No published 
         --config.data.path=FOLDER --config.stage.vgg16_path=vgg16-397923af.pth
 """
 
-from rqjax.dq.vae import DQVAEConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.run.config import Config, load_file
 from rqjax.stages.autoencode import AutoencodeConfig

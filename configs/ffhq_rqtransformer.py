@@ -10,8 +10,8 @@ of the paper was stopped at epoch 39 of 200. Hardware: 4 A100, a day. 200 epochs
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 

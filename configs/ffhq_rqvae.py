@@ -10,7 +10,7 @@ from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 

@@ -13,8 +13,8 @@ file, have 50 epochs on 8 GPUs with 30 images each: batch 240, rate 240 x 4.5e-6
 """
 
 from rqjax.data import DataConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.routing import RoutingConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.optim import OptimizerConfig
 from rqjax.run.config import Config

@@ -18,8 +18,8 @@ Hardware of the paper: 1400m on 8 A100, others on 4, with microbatches of 32 (48
 
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 

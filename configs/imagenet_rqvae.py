@@ -12,8 +12,8 @@ Hardware of the paper: 4 A100 with 32 images each. An epoch of 1,281,167 images 
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.optim import OptimizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.patches import PatchRQVAEConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 

@@ -11,8 +11,8 @@ Epochs: cat and bedroom 100 at batch 2048, church 300. Hardware of the paper: 4 
 
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 

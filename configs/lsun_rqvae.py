@@ -12,7 +12,7 @@ Images: 1,657,266 (cat), 126,227 (church), 3,033,042 (bedroom), centrally croppe
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
 from rqjax.optim import OptimizerConfig
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 

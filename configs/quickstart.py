@@ -15,18 +15,18 @@ have the papers' convolutions. `classifier` tells the classes apart.
 import dataclasses
 
 from rqjax.data import DataConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.interface import TokenizerConfig
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.classify import ClassifyConfig

@@ -8,8 +8,8 @@ config.yaml of the archive: `rqjax convert` reads it. Batch, epochs and dropout 
 
 from rqjax.data import DataConfig
 from rqjax.errors import InputError
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.predict import PredictConfig
 

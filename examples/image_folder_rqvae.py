@@ -18,7 +18,7 @@ from rqjax.data.sources import fashion_mnist
 from rqjax.optim import OptimizerConfig
 from rqjax.programs.train import train
 from rqjax.quantize import QuantizerConfig
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.stages.autoencode import AutoencodeConfig
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig, route
 from rqjax.dq.transformer import DQTransformerConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.quantize.dynamic import Codes
 
 

@@ -10,9 +10,10 @@ from einops import rearrange
 from rqjax.official.convert import import_model
 from rqjax.official.rqtransformer import rqtransformer_config
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.vae import RQVAE
 
 CASES = ("class", "text", "unconditional_own_embeddings")
 

@@ -29,8 +29,9 @@ from rqjax.official import discriminator
 from rqjax.official.convert import import_model, keys
 from rqjax.official.documents import ModelConfig, model_config
 from rqjax.quantize.dynamic import Codes, packed
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.vae import RQVAE
 from rqjax.run.skips import Skips, guarded
 from rqjax.stages.autoencode import AutoencodeConfig, AutoencodeState
 from rqjax.stages.predict import PredictConfig, PredictState

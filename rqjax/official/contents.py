@@ -10,7 +10,7 @@ from rqjax.nets.discriminator import Discriminator
 from rqjax.official import discriminator
 from rqjax.official.convert import FIRST_STAGE
 from rqjax.official.dqtransformer import PREFIX
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.run.config import Config
 from rqjax.run.directory import Run
 from rqjax.stages.autoencode import AutoencodeConfig

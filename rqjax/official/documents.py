@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.transformer import DQTransformerConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError, printable
 from rqjax.files import read_regular
 from rqjax.official import recipes
@@ -19,8 +19,8 @@ from rqjax.official.rqtransformer import rqtransformer_config
 from rqjax.official.rqvae import rqvae_config
 from rqjax.official.section import Section
 from rqjax.official.thresholds import RELEASED, Entropy
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config
 
 RQ_LICENCE = "CC-BY-NC-SA-4.0"

@@ -2,8 +2,9 @@
 
 import re
 
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.routing import RoutingConfig
-from rqjax.dq.vae import DQVAE, DQVAEConfig
+from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
 from rqjax.official.layers import autoencoder_entries
 from rqjax.official.section import AGREE, Section

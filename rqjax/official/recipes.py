@@ -4,14 +4,14 @@ import dataclasses
 import math
 from typing import TypeVar
 
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.transformer import DQTransformerConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.nets.discriminator import GANS
 from rqjax.official.section import Section
 from rqjax.optim import OptimizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.config import Config, load_file
 from rqjax.stages.autoencode import AutoencodeConfig
 from rqjax.stages.predict import PredictConfig

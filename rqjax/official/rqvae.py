@@ -8,7 +8,8 @@ from rqjax.errors import InputError
 from rqjax.official.layers import autoencoder_entries
 from rqjax.official.section import Section
 from rqjax.quantize.config import QuantizerConfig
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
+from rqjax.rq.vae import RQVAE
 from rqjax.torchfile.table import Entry, StateDict, shapes_of
 
 NAMES = {

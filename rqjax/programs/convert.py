@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-from rqjax.dq.vae import DQVAEConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.errors import InputError, printable
 from rqjax.flags.convert import (
     EMA,

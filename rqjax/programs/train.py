@@ -171,5 +171,5 @@ def _write_parameters(workdir: Path, placement: Placement) -> None:
 
 def _size(placement: Placement) -> str:
     model = placement.state.model
-    count = sum(x.size for x in jax.tree.leaves(model))
-    return f"{type(model).__name__} of {count / 1e6:.2f}M parameters on {jax.device_count()} devices"
+    count, devices = sum(x.size for x in jax.tree.leaves(model)), jax.device_count()
+    return f"{type(model).__name__} of {count / 1e6:.2f}M parameters on {devices} device{'s' * (devices > 1)}"

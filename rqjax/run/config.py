@@ -8,20 +8,20 @@ from typing import Any
 
 from rqjax.checks import at_least
 from rqjax.data.config import DataConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.dq.patches import PatchDQVAEConfig
 from rqjax.dq.routing import RoutingConfig
 from rqjax.dq.transformer import DQTransformerConfig
-from rqjax.dq.vae import DQVAEConfig
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
 from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.classifier import ClassifierConfig
 from rqjax.optim import OptimizerConfig
 from rqjax.quantize.config import QuantizerConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.network import BlockConfig
 from rqjax.rq.patches import PatchRQVAEConfig
 from rqjax.rq.transformer import RQTransformerConfig
-from rqjax.rq.vae import RQVAEConfig
 from rqjax.run.annotated import fits, named
 from rqjax.run.limits import check_limit, check_limits
 from rqjax.run.shipped import FOLDERS

@@ -13,7 +13,7 @@ from rqjax.dq.packing import packed
 from rqjax.dq.sequence import Rows, Tokens
 from rqjax.errors import InputError
 from rqjax.official.convert import import_model, to_torch
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.store.arrays import to_arrays
 from tests.conftest import assert_same_gradients, rounding, transformer_terms
 from tests.small_dq import logits_of, random_codes, small_config, strong, tokenizer_config

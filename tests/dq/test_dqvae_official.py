@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rqjax.dq.vae import DQVAE, DQVAEConfig
+from rqjax.dq.convolutions import DQVAEConfig
+from rqjax.dq.vae import DQVAE
 from rqjax.errors import InputError
 from rqjax.official.convert import import_model, to_torch
 from rqjax.official.dqvae import dqvae_config, entries

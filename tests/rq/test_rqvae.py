@@ -13,7 +13,8 @@ from rqjax.errors import InputError
 from rqjax.mesh import make_mesh
 from rqjax.official.convert import import_model, keys, to_torch
 from rqjax.official.rqvae import rqvae_config
-from rqjax.rq.vae import RQVAE, RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
+from rqjax.rq.vae import RQVAE
 from tests.conftest import Golden, assert_digests, assert_near, digest, nhwc, noise_keys
 from tests.small_rq import tokenizer_config
 

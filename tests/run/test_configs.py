@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from rqjax.dq.vae import DQVAEConfig
+from rqjax.dq.convolutions import DQVAEConfig
 from rqjax.errors import InputError
 from rqjax.interface import Stage
 from rqjax.official.convert import keys

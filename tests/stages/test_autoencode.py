@@ -17,7 +17,7 @@ from rqjax.mesh import make_mesh, shard_state
 from rqjax.nets.discriminator import adaptive_weight, discriminator_loss, generator_loss
 from rqjax.nets.lpips import LPIPS
 from rqjax.optim import OptimizerConfig, ema_update
-from rqjax.rq.vae import RQVAEConfig
+from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.stages.autoencode import AutoencodeConfig, reconstruction_loss
 from rqjax.stages.measure import error_maps
 from rqjax.store.arrays import to_arrays

@@ -7,7 +7,7 @@ The set comes from two npm packages, both MIT: @lobehub/fluent-emoji-3d (the ima
     .venv/bin/rqjax train --config emoji:rqvae --workdir runs/emoji
     .venv/bin/rqjax train --config emoji:rqtransformer --workdir runs/emoji_prior \
         --config.stage.tokenizer_path=runs/emoji
-    .venv/bin/rqjax sample --prior runs/emoji_prior --text "a red apple" --guidance 3 --top_p 0.9 --out apple.png
+    .venv/bin/rqjax sample --prior runs/emoji_prior --text "a red apple" --out apple.png
 Variants of an emoji (tones of skin, women and men) are on one side of the split. Images become an 8x8 map of stacks of
 4 codes out of 512; captions have up to 16 tokens of 1024. Loss: 0.9 image + 0.1 text, as the CC-3M model of the paper;
 a tenth of the captions is left out while training, so that samples can be guided.

@@ -25,6 +25,7 @@ from rqjax.nets.precision import computing_in
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.run.dataset import few
 from rqjax.run.directory import Run
+from rqjax.stages.predict import PredictConfig
 
 Numbers: TypeAlias = Any
 """A number for all streams of a prior, or one for each: its depths (RQ), or contents and positions (DQ)."""
@@ -64,9 +65,14 @@ class LoadedPrior(LoadedModel):
     @property
     def described(self) -> PriorConfig:
         """The configuration of the model."""
-        model = self.config.stage.model
-        assert isinstance(model, PriorConfig)  # load() looked
-        return model
+        return self.settings.model
+
+    @property
+    def settings(self) -> PredictConfig:
+        """How the run draws unless told otherwise: `temperature`, `top_k`, `top_p` and `guidance`, as its previews."""
+        stage = self.config.stage
+        assert isinstance(stage, PredictConfig)  # load() looked
+        return stage
 
     @property
     def resolution(self) -> int:
@@ -85,10 +91,10 @@ class LoadedPrior(LoadedModel):
         *,
         count: int = 1,
         seed: int = 0,
-        temperature: Numbers = 1.0,
-        top_k: Numbers = 0,
-        top_p: Numbers = 1.0,
-        guidance: float | Guidance = 1.0,
+        temperature: Numbers | None = None,
+        top_k: Numbers | None = None,
+        top_p: Numbers | None = None,
+        guidance: float | Guidance | None = None,
         given: GivenCodes | None = None,
         fixed_positions: bool = True,
         scorer: Any = None,
@@ -99,17 +105,22 @@ class LoadedPrior(LoadedModel):
 
         `labels` are names or ids of classes, `texts` captions or lists of token ids; an unconditional prior takes none.
         `temperature`, `top_k` (0 keeps all) and `top_p` are numbers, or one for each depth (RQ), or for contents and
-        positions (DQ). `guidance` above 1 needs a prior trained with condition_dropout. `given` are codes that
-        stay, with -1 for those to be drawn (see LoadedTokenizer.keep), one image for each label, or label for all.
-        `fixed_positions` is for DQ: the finest grain takes all that is left, in order. With a `scorer` (a classifier
-        from rqjax.load, or a function, see api.rejection.Scorer) `count` / `acceptance` images of each are drawn, and
-        the best `count` stay, the best first; `acceptance` is 0.25 if not given.
+        positions (DQ). `guidance` above 1 needs a prior trained with condition_dropout. What is None of these four is
+        the run's own, as in its previews (see `settings`). `given` are codes that stay, with -1 for those to be drawn
+        (see LoadedTokenizer.keep), one image for each label, or label for all. `fixed_positions` is for DQ: the finest
+        grain takes all that is left, in order. With a `scorer` (a classifier from rqjax.load, or a function, see
+        api.rejection.Scorer) `count` / `acceptance` images of each are drawn, and the best `count` stay, the best
+        first; `acceptance` is 0.25 if not given.
 
         The seed and the place in the order decide an image, whatever the number of others and of devices. The first
         call for a number of images compiles; other settings, labels and seeds compile nothing. Raises InputError for
         input that the model does not take, before anything is computed.
         """
-        draws = draws_by_stream(self.described.streams, temperature, top_k, top_p)
+        own = self.settings
+        draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        draw = {name: getattr(own, name) if value is None else value for name, value in draw.items()}
+        draws = draws_by_stream(self.described.streams, **draw)
+        guidance = own.guidance if guidance is None else guidance
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(scale=number(guidance, "guidance"))
         judge = {"scorer": scorer, "acceptance": acceptance}
         request = self.request(labels, texts, count, seed, draws, guidance, given, fixed_positions, **judge)

@@ -53,8 +53,8 @@ def page(prior: LoadedPrior, *, pause: float) -> gr.Blocks:
 
 
 def _form(prior: LoadedPrior) -> list[Any]:
-    """The fields in the order in which draw() takes them."""
-    described = prior.described
+    """The fields in the order in which draw() takes them, with the run's own settings."""
+    described, own = prior.described, prior.settings
     led, guided = described.condition.field, bool(described.condition_dropout)
     if led is None:
         said = gr.State(None)
@@ -67,10 +67,12 @@ def _form(prior: LoadedPrior) -> list[Any]:
     return [
         said,
         gr.Radio(list(COUNTS), value=COUNTS[1], label="Images", elem_id="count"),
-        gr.Slider(0, 2, value=1, step=0.05, label="Temperature", elem_id="temperature"),
-        gr.Number(value=0, precision=0, label="Top-k: the likeliest codes that stay, 0 for all", elem_id="top_k"),
-        gr.Slider(0.05, 1, value=1, step=0.05, label="Top-p", elem_id="top_p"),
-        gr.Slider(0, 10, value=1, step=0.25, label="Guidance: 1 is none", visible=guided, elem_id="guidance"),
+        gr.Slider(0, 2, value=own.temperature, step=0.05, label="Temperature", elem_id="temperature"),
+        gr.Number(own.top_k, precision=0, label="Top-k: the likeliest codes that stay, 0 for all", elem_id="top_k"),
+        gr.Slider(0.05, 1, value=own.top_p, step=0.05, label="Top-p", elem_id="top_p"),
+        gr.Slider(
+            0, 10, value=own.guidance, step=0.25, label="Guidance: 1 is none", visible=guided, elem_id="guidance"
+        ),
         gr.Number(value=0, precision=0, label="Seed", elem_id="seed"),
     ]
 

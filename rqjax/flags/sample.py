@@ -10,6 +10,7 @@ FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
 _list = functools.partial(flags.DEFINE_list, flag_values=FLAGS)
 _integer = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+OWN = "that of the run's previews if not given"
 PRIOR = _string("prior", None, "Run directory of a prior; it holds the tokenizer it was trained on.")
 TOKENIZER = _string("tokenizer", None, "Run directory of another tokenizer with the same code grid.")
 LABEL = _list("label", [], "Names or ids of classes, one row of the picture each; all classes if not given.")
@@ -19,9 +20,11 @@ TEXT = flags.DEFINE_multi_string(
 COUNT = _integer(
     "count", 16, "Images per class or text (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
 )
-TEMPERATURE = _list("temperature", ["1.0"], "Softmax temperature, one value or one per depth.")
-TOP_K = _list("top_k", [], "Keep the k likeliest codes: one value or one per depth; all if not given.")
-TOP_P = _list("top_p", ["1.0"], "Keep the likeliest codes that hold this probability: one value or one per depth.")
+TEMPERATURE = _list("temperature", [], f"Softmax temperature, one value or one per depth; {OWN}.")
+TOP_K = _list("top_k", [], f"Keep the k likeliest codes, 0 for all: one value or one per depth; {OWN}.")
+TOP_P = _list(
+    "top_p", [], f"Keep the likeliest codes that hold this probability, 1 for all: one value or one per depth; {OWN}."
+)
 POSITION_TEMPERATURE = flags.DEFINE_float(
     "position_temperature", None, "Of a DQ prior's positions; that of its contents if not given.", flag_values=FLAGS
 )
@@ -35,9 +38,9 @@ FIXED_POSITIONS = flags.DEFINE_bool(
 )
 GUIDANCE = flags.DEFINE_float(
     "guidance",
-    1.0,
+    None,
     "Classifier-free guidance, for a prior trained with condition_dropout: above 1 images are more of their class and"
-    " more alike; 1 turns it off.",
+    f" more alike; 1 turns it off; {OWN}.",
     flag_values=FLAGS,
 )
 GUIDANCE_SCHEDULE = _string(

@@ -69,9 +69,10 @@ def main(_: Sequence[str]) -> None:
         raise InputError(f"--prior {PRIOR.value} holds no prior: expected the run directory of one")
     other = Run.open(TOKENIZER.value or PRIOR.value).tokenizer()
     run.check_tokenizer(other)
-    labels, draws = _labels(stage.model.condition, run.classes), _draws(stage.model.streams)
+    labels, draws = _labels(stage.model.condition, run.classes), _draws(stage.model.streams, stage.draw)
+    scale = stage.guidance if GUIDANCE.value is None else GUIDANCE.value
     guidance = Guidance(
-        scale=GUIDANCE.value, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
+        scale=scale, schedule=GUIDANCE_SCHEDULE.value, power=GUIDANCE_POWER.value, decay=GUIDANCE_DECAY.value
     )
     guidance.check(stage.model.condition.field, stage.model.condition_dropout)
     batches = Batches.over(most=BATCH.value)
@@ -120,12 +121,12 @@ def _scorer(batches: Batches) -> LoadedClassifier | None:
     return LoadedClassifier(run, batches)
 
 
-def _draws(streams: Sequence[str]) -> list[Draw]:
-    """The settings of each stream, by the flags. Raises InputError for flags that the prior has no streams for."""
+def _draws(streams: Sequence[str], own: Draw) -> list[Draw]:
+    """The settings of each stream, by the flags, else the run's `own`. Raises InputError for flags without a stream."""
     settings: dict[str, list[Any]] = {
-        "temperature": [number_of("temperature", word, float) for word in TEMPERATURE.value],
-        "top_k": [number_of("top_k", word, int) for word in TOP_K.value] or [0],
-        "top_p": [number_of("top_p", word, float) for word in TOP_P.value],
+        "temperature": [number_of("temperature", word, float) for word in TEMPERATURE.value] or [own.temperature],
+        "top_k": [number_of("top_k", word, int) for word in TOP_K.value] or [own.top_k],
+        "top_p": [number_of("top_p", word, float) for word in TOP_P.value] or [own.top_p],
     }
     flags_of_positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
     given = {flag.name: flag.value for flag in flags_of_positions if flag.value is not None}
@@ -138,8 +139,8 @@ def _draws(streams: Sequence[str]) -> list[Draw]:
             many = f"and that of positions as --position_{name}" if two else f"or one for each of {each} depths"
             raise InputError(f"--{name} has {len(values)} values: give one, {many}")
     draws = [Draw(**{name: values[i % len(values)] for name, values in settings.items()}) for i in range(each)]
-    own: dict[str, Any] = {name.removeprefix("position_"): value for name, value in given.items()}
-    draws = [*draws, dataclasses.replace(draws[0], **own)] if two else draws
+    others: dict[str, Any] = {name.removeprefix("position_"): value for name, value in given.items()}
+    draws = [*draws, dataclasses.replace(draws[0], **others)] if two else draws
     for draw, stream in zip(draws, streams, strict=True):
         draw.check(stream)
     return draws

@@ -52,6 +52,19 @@ def test_classes_are_named_or_numbered_and_settings_compile_nothing(prior):
     assert same(prior.tokenizer.decode(pictures.codes).images, pictures.images)
 
 
+def test_what_is_not_said_is_as_in_the_previews_of_the_run(prior, monkeypatch):
+    plain, stage = {"guidance": 1.0, "top_k": 0, "top_p": 1.0, "temperature": 1.0}, prior.settings
+    drawn = lambda **said: prior.generate(["Bag", "Coat"], count=2, seed=4, progress=False, **said).codes  # noqa: E731
+    assert {name: getattr(stage, name) for name in plain} == plain
+    assert same(drawn(), drawn(**plain))
+    own = {"guidance": 3.0, "top_k": 5, "top_p": 0.9, "temperature": 0.8}
+    for name, value in own.items():
+        monkeypatch.setattr(stage, name, value)
+    assert same(drawn(), drawn(**own))
+    assert not same(drawn(), drawn(**plain))
+    assert same(drawn(**plain), drawn(**plain))
+
+
 def test_an_image_is_its_seed_and_place_whatever_the_batch_and_the_devices(prior):
     few = prior.generate("Coat", count=4, seed=1)
     many = prior.generate("Coat", count=6, seed=1)

@@ -25,14 +25,22 @@ def flags():
 
 def test_one_value_serves_all_depths_and_several_are_theirs(flags):
     flags("--temperature=0.5", "--top_k=4,8,16")
-    assert sample._draws(DEPTHS) == [Draw(temperature=0.5, top_k=k) for k in (4, 8, 16)]
+    assert sample._draws(DEPTHS, Draw()) == [Draw(temperature=0.5, top_k=k) for k in (4, 8, 16)]
+
+
+def test_what_no_flag_says_is_the_runs_own(flags):
+    own = Draw(temperature=0.9, top_k=64, top_p=0.8)
+    flags()
+    assert sample._draws(DEPTHS, own) == [own] * 3
+    flags("--top_k=0", "--position_top_p=1")
+    assert sample._draws(STREAMS, own) == [Draw(temperature=0.9, top_p=0.8), Draw(temperature=0.9)]
 
 
 def test_positions_draw_as_contents_unless_they_have_flags_of_their_own(flags):
     flags("--top_k=300", "--top_p=0.9")
-    assert sample._draws(STREAMS) == [Draw(top_k=300, top_p=0.9)] * 2
+    assert sample._draws(STREAMS, Draw()) == [Draw(top_k=300, top_p=0.9)] * 2
     flags("--top_k=300", "--position_top_k=0", "--position_temperature=0.5")
-    assert sample._draws(STREAMS) == [Draw(top_k=300), Draw(temperature=0.5)]
+    assert sample._draws(STREAMS, Draw()) == [Draw(top_k=300), Draw(temperature=0.5)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,7 @@ def test_positions_draw_as_contents_unless_they_have_flags_of_their_own(flags):
 def test_settings_that_the_streams_do_not_have_are_refused(flags, streams, words, message):
     flags(*words)
     with pytest.raises(InputError, match=message):
-        sample._draws(streams)
+        sample._draws(streams, Draw())
 
 
 def test_captions_and_classes_are_for_the_priors_that_they_lead(flags):

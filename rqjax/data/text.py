@@ -41,13 +41,12 @@ class Vocabulary:
     """
 
     def __init__(self, tokens: Mapping[str, int], merges: Sequence[tuple[str, str]], name: str = "the vocabulary"):
-        _check_installed()
+        check_installed()
         if (tokens.get(PAD), tokens.get(UNKNOWN)) != (0, 1):
             raise InputError(f"{name} has {PAD} and {UNKNOWN} not as ids 0 and 1: expected the bpe16k conventions")
         if sorted(tokens.values()) != list(range(len(tokens))):
             raise InputError(f"{name} has {len(tokens)} tokens whose ids are not 0 to {len(tokens) - 1}: it is damaged")
-        if wrong := next((x for x in merges if not {*x, "".join(x)} <= tokens.keys()), None):
-            raise InputError(f"{name} has no token for the merge {' '.join(wrong)!r}: its two files belong to others")
+        check_merges(tokens, merges, name)
         self.tokens, self.merges = dict(tokens), tuple(merges)
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self._seen: dict[str, list[int]] = {}
@@ -59,19 +58,12 @@ class Vocabulary:
         Raises InputError if there are none, or several, and if they are damaged or belong to different vocabularies.
         """
         folder = pathlib.Path(path).expanduser()
-        return cls.parsed({ending: _only(folder, ending) for ending in (VOCABULARY, MERGES)}, str(folder))
+        return cls.parsed(contents(folder), str(folder))
 
     @classmethod
     def parsed(cls, content: Mapping[str, str], name: str) -> "Vocabulary":
         """That of the content of vocab.json and merges.txt, by these names, from the place `name`."""
-        try:
-            tokens: Any = json.loads(content[VOCABULARY])
-            tokens = {str(token): int(index) for token, index in tokens.items()}
-            lines = [line for line in content[MERGES].split("\n") if line.strip() and not line.startswith("#version")]
-            merges = [(first, second) for first, second in (line.rstrip("\r").split(" ") for line in lines)]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{name} holds no vocabulary ({error}): expected ids of tokens, and two a line") from error
-        return cls(tokens, merges, name)
+        return cls(*tables(content, name), name)
 
     def files(self) -> dict[str, str]:
         """The content of its two files by name, as read() takes them."""
@@ -139,7 +131,29 @@ def words(text: str) -> Iterator[str]:
                 yield word[:LONGEST_WORD]
 
 
-def _check_installed() -> None:
+def tables(content: Mapping[str, str], name: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The tokens with their ids, and the merges, of the content of vocab.json and merges.txt from the place `name`.
+
+    Raises InputError if they are damaged.
+    """
+    try:
+        tokens: Any = json.loads(content[VOCABULARY])
+        tokens = {str(token): int(index) for token, index in tokens.items()}
+        lines = [line for line in content[MERGES].split("\n") if line.strip() and not line.startswith("#version")]
+        merges = [(first, second) for first, second in (line.rstrip("\r").split(" ") for line in lines)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{name} holds no vocabulary ({error}): expected ids of tokens, and two a line") from error
+    return tokens, merges
+
+
+def check_merges(tokens: Mapping[str, int], merges: Sequence[tuple[str, str]], name: str) -> None:
+    """Raises InputError unless every merge makes a token of two."""
+    if wrong := next((x for x in merges if not {*x, "".join(x)} <= tokens.keys()), None):
+        raise InputError(f"{name} has no token for the merge {' '.join(wrong)!r}: its two files belong to others")
+
+
+def check_installed() -> None:
+    """Raises InputError without the library that splits texts."""
     if not importlib.util.find_spec("tokenizers"):
         raise InputError("captions need the package tokenizers, which is not installed: install rqjax[text]")
 
@@ -151,6 +165,14 @@ def _rules() -> tuple[Any, Any]:
     splitters: Any = importlib.import_module("tokenizers.pre_tokenizers")
     clean = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False)
     return normalizers.Sequence([clean, normalizers.Lowercase()]), splitters.BertPreTokenizer()
+
+
+def contents(folder: pathlib.Path) -> dict[str, str]:
+    """The texts of a folder's one file that ends in vocab.json and the one that ends in merges.txt, by these names.
+
+    Raises InputError if there are none, or several, or if they cannot be read.
+    """
+    return {ending: _only(folder, ending) for ending in (VOCABULARY, MERGES)}
 
 
 def _only(folder: pathlib.Path, ending: str) -> str:

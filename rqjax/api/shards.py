@@ -8,6 +8,7 @@ a second start draws is what the first would have drawn. The file request.json s
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from einops import rearrange
+from jaxtyping import Int
 from PIL import Image
 
 from rqjax.api.classifier import LoadedClassifier
@@ -160,12 +162,10 @@ def _parts(request: Request) -> list[Request]:
 
 def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
     """All that decides the images, in JSON's terms."""
-    labels, counts = np.unique(request.values, axis=0, return_counts=True)
     about = {
         "prior": [*_origin(prior.run), "averaged weights" if prior.ema else "last weights"],
         "tokenizer": _origin(prior.tokenizer.run),
-        "labels": labels.tolist(),
-        "count": counts.tolist(),
+        **_conditions(request.values),
         "seed": request.seed,
         "draws": [dataclasses.asdict(draw) for draw in request.draws],
         "guidance": dataclasses.asdict(request.guidance),
@@ -176,6 +176,15 @@ def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
     if request.rejection is not None:
         about |= {"scorer": _judge(request.rejection.scorer), "acceptance": request.rejection.acceptance}
     return json.loads(json.dumps(about))
+
+
+def _conditions(values: Int[np.ndarray, "n ..."]) -> dict[str, object]:
+    """What images are drawn for: classes, which shards name, in any order; texts, which they do not, in theirs."""
+    if values.ndim == 1:
+        labels, counts = np.unique(values, return_counts=True)
+        return {"labels": labels.tolist(), "count": counts.tolist()}
+    digest = hashlib.sha256(np.ascontiguousarray(values, "<i4").tobytes()).hexdigest()
+    return {"texts": f"{len(values)} of SHA-256 {digest}"}
 
 
 def _judge(scorer: Scorer) -> list[str | int] | str:

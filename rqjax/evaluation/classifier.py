@@ -38,6 +38,8 @@ def settings(images: DataConfig, classes: int) -> Config:
 
 def classes_of(images: DataConfig) -> tuple[str, ...]:
     """The names of the classes of training images; none where there are not two. Raises InputError for no images."""
+    if images.name == "latents":
+        raise InputError(f"{images.path} holds latents")
     names = data.open_source(images).classes
     return tuple(names) if len(names) > 1 else ()
 

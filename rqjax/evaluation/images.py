@@ -5,6 +5,7 @@ import dataclasses
 from jax.sharding import Mesh
 
 from rqjax.data import DataConfig, HeldOut
+from rqjax.data.config import OF_FILES
 from rqjax.errors import InputError
 from rqjax.mesh import shards
 from rqjax.run.config import Config
@@ -33,10 +34,24 @@ class Images:
         return cls(config.data, split or config.eval_split)
 
     @classmethod
-    def of_folder(cls, data: DataConfig, path: str, split: str) -> "Images":
-        """Images of a folder, brought to the size that the run has."""
+    def of_folder(cls, data: DataConfig, path: str, split: str, name: str = "folder") -> "Images":
+        """Images of a folder, or of another of the sets that lie in files, brought to the size that the run has."""
         resize = max(data.resize, data.size)
-        return cls(dataclasses.replace(data, name="folder", path=path, dataset="", resize=resize), split)
+        return cls(dataclasses.replace(data, name=name, path=path, dataset="", resize=resize), split)
+
+    @classmethod
+    def of_training(cls, config: Config, path: str, split: str) -> tuple["Images", "Images | None"]:
+        """Those that a prior's images are compared with: the ones that it was trained on, as in papers, unless another
+        folder or split is named. And those that its run held out beside them, if there are any. Raises InputError for a
+        prior that was trained on latents, if no folder is named.
+        """
+        if path:
+            return cls.of_folder(config.data, path, split or "all"), None
+        if config.data.name == "latents":
+            raise InputError("the prior was trained on latents, which are no images: give those as --data FOLDER")
+        images = cls(config.data, split or config.data.split)
+        apart = config.eval_split not in (images.split, config.data.split) and images.split != "all"
+        return images, cls(config.data, config.eval_split) if apart else None
 
     def batches(self, batch: int, mesh: Mesh, limit: int = 0) -> HeldOut:
         """All of them once, or those of the first `limit` batches. Raises InputError if they are not there."""
@@ -46,12 +61,12 @@ class Images:
     def about(self, count: int) -> dict[str, object]:
         """All that decides which images these are, and their number."""
         data = self.data
-        named = {"folder": data.path, "tfds": data.dataset or data.path}
+        place = (data.dataset or data.path) if data.name == "tfds" else data.path
         return {
             "data": data.name,
-            **({"path": named[data.name]} if data.name in named else {}),
+            **({"path": place} if place else {}),
             "split": self.split,
-            **({"holdout": data.holdout} if data.name == "folder" else {}),
+            **({"holdout": data.holdout} if data.name in OF_FILES else {}),
             "count": count,
             "size": data.size,
             "resize": data.resize,

@@ -10,7 +10,6 @@ from rqjax.evaluation import reference
 from rqjax.evaluation.images import Images
 from rqjax.evaluation.judges import Judge
 from rqjax.evaluation.sets import KEPT, Collected, Reference, compared
-from rqjax.run.config import Config
 from rqjax.store import outputs
 
 
@@ -26,27 +25,21 @@ class Real:
 
     @classmethod
     def checked(
-        cls, config: Config, title: str, file: str, path: str, split: str, save: str, batches: Batches, *, over: bool
+        cls, images: Images, others: Images | None, title: str, file: str, save: str, batches: Batches, *, over: bool
     ) -> "Real":
-        """The images of a run by default: the split it was trained on, as papers compare. `title` is the judge's.
+        """Those of `images`, or the statistics in `file`. `title` is the judge's.
 
-        Raises InputError for files that hold none, and for flags that contradict each other.
+        Raises InputError for files that hold none, and for statistics that would be read and written.
         """
-        if file and (path or split or save):
-            raise InputError("--reference has the statistics: leave --data, --split and --save_reference out")
+        if file and save:
+            raise InputError("--reference has the statistics: leave --save_reference out")
         target = outputs.checked(save, (".npz",), overwrite=over, flag="--save_reference") if save else None
         if file:
             reference.check_file(file, title)
-            return cls(file, Images(config.data, config.data.split), None, None, target)
-        images = Images(config.data, split or config.data.split)
-        if path:
-            images = Images.of_folder(config.data, path, split or "all")
+            return cls(file, images, None, None, target)
         whole = images.batches(batches.most, batches.mesh)
-        own = not path and config.eval_split not in (images.split, config.data.split)
-        others = None
-        if own and images.split != "all":
-            others = Images(config.data, config.eval_split).batches(batches.most, batches.mesh)
-        return cls("", images, whole, others, target)
+        beside = None if others is None else others.batches(batches.most, batches.mesh)
+        return cls("", images, whole, beside, target)
 
     def statistics(self, judge: Judge, batches: Batches, size: int) -> Reference:
         """Those of the images, which are written if that was asked for, or of the file."""

@@ -23,7 +23,8 @@ DATA = _string(
     "data",
     "",
     "Folder of the real images. If not given, those of the run's own data: a tokenizer is measured on the ones held"
-    " out, a prior is compared with the ones that it was trained on, as papers do.",
+    " out, a prior is compared with the ones that it was trained on, as papers do. For a prior that is"
+    " led by texts, a list of images with captions, or WebDataset's tars, whose held-out captions it draws images for.",
 )
 SPLIT = _string("split", "", "Which images of the data, if not those: train, validation, test, all.")
 LIMIT = _integer("limit", 0, "Of a tokenizer: at most so many of the images; 0 takes all.", lower_bound=0)
@@ -44,6 +45,15 @@ CLASSIFIER = _string(
     " trained on the run's training images first, if these have classes.",
 )
 KEEP_CLASSIFIER = _string("keep_classifier", "", "Folder for the classifier trained here: --classifier takes it.")
+CLIP = _string(
+    "clip",
+    "",
+    "Of a prior that is led by texts: model.safetensors or pytorch_model.bin of"
+    " huggingface.co/openai/clip-vit-base-patch32, for its CLIP score.",
+)
+CLIP_VOCABULARY = _string(
+    "clip_vocabulary", "", "Folder of CLIP's vocab.json and merges.txt; if not given, the one that --clip is in."
+)
 LPIPS = _string("lpips", "", "torchvision's vgg16-397923af.pth, for a tokenizer's LPIPS.")
 VERIFY = flags.DEFINE_bool("verify", True, "Compare the SHA-256 of published weights.", flag_values=FLAGS)
 REFERENCE = _string(
@@ -54,7 +64,11 @@ REFERENCE = _string(
 )
 SAVE_REFERENCE = _string("save_reference", "", "Of a prior: keep the statistics of the real images as .npz.")
 COUNT = _integer(
-    "count", 10_000, "Images of a prior at each scale, as many of each class.", lower_bound=1, upper_bound=10**7
+    "count",
+    10_000,
+    "Images of a prior at each scale, as many of each class, or one of each of so many captions, if there are.",
+    lower_bound=1,
+    upper_bound=10**7,
 )
 GUIDANCE = _list("guidance", ["1"], "Guidance scales of a prior; 1 is none.")
 TEMPERATURE = _list("temperature", ["1"], "Softmax temperature, one value or one per depth.")

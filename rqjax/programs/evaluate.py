@@ -13,12 +13,15 @@ from rqjax.api.loaded import LoadedTokenizer
 from rqjax.api.prior import LoadedPrior, draws_by_stream
 from rqjax.checks import number_of
 from rqjax.errors import InputError
-from rqjax.evaluation import curve, kept, prior, result, tokenizer
+from rqjax.evaluation import clip_score, curve, kept, prior, result, tokenizer
+from rqjax.evaluation.captions import Captions
 from rqjax.evaluation.choice import Choice
+from rqjax.evaluation.clip_score import ClipScore
 from rqjax.evaluation.images import Images
-from rqjax.evaluation.judges import INCEPTION, Judge
+from rqjax.evaluation.judges import CLASSIFIER, INCEPTION, Judge
 from rqjax.evaluation.real import Real
 from rqjax.flags import evaluate as flags
+from rqjax.interface import Condition
 from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.sampling import Draw
 from rqjax.run import devices
@@ -31,7 +34,7 @@ from rqjax.torchfile import lpips
 say = functools.partial(print, flush=True)
 OF_TOKENIZERS = (flags.LPIPS, flags.LIMIT)
 OF_PRIORS = (flags.COUNT, flags.GUIDANCE, flags.TEMPERATURE, flags.TOP_K, flags.TOP_P, flags.IMAGES)
-OF_PRIORS += (flags.REFERENCE, flags.SAVE_REFERENCE)
+OF_PRIORS += (flags.REFERENCE, flags.SAVE_REFERENCE, flags.CLIP, flags.CLIP_VOCABULARY)
 
 
 def main(_: Sequence[str]) -> None:
@@ -120,42 +123,83 @@ def _say_tokenizer(
 
 def _prior(path: str, out: pathlib.Path) -> None:
     run, batches = Run.open(path), Batches.over(most=flags.BATCH.value)
-    stage = run.config.stage
+    stage, over = run.config.stage, flags.OVERWRITE.value
     if not isinstance(stage, PredictConfig):
         raise InputError(f"--prior {path} holds no prior: expected the run directory of one")
-    loaded, over = LoadedPrior(run, batches, ema=flags.EMA.value), flags.OVERWRITE.value
-    scales, draws = [number_of("guidance", word, float) for word in flags.GUIDANCE.value], _draws(stage.model.streams)
-    folder = pathlib.Path(flags.IMAGES.value or f"{out.with_suffix('')}_images")
-    asked = prior.lots(loaded, flags.COUNT.value, flags.SEED.value, draws, scales, folder, overwrite=over)
     choice = _choice(run)
-    if choice.reason:
-        raise InputError(f"{run.path}: nothing can judge its images, since {choice.reason}: pass --inception FILE")
-    file, kept = flags.REFERENCE.value, flags.SAVE_REFERENCE.value
-    data, split = flags.DATA.value, flags.SPLIT.value
-    real = Real.checked(run.config, choice.title, file, data, split, kept, batches, over=over)
+    captions = _captions(run, stage.model.condition, choice)
+    loaded, draws = LoadedPrior(run, batches, ema=flags.EMA.value), _draws(stage.model.streams)
+    scales = [number_of("guidance", word, float) for word in flags.GUIDANCE.value]
+    folder = pathlib.Path(flags.IMAGES.value or f"{out.with_suffix('')}_images")
+    asked = prior.lots(loaded, flags.COUNT.value, flags.SEED.value, draws, scales, folder, captions, overwrite=over)
+    real = None if choice.reason else _real(run, captions, choice.title, batches)
     devices.say()
-    judge, labeller = choice.judges(batches.mesh, flags.KEEP_CLASSIFIER.value, say)
-    assert judge is not None
-    known = real.statistics(judge, batches, loaded.resolution)
-    found = [prior.measured(loaded, lot, judge, labeller, known, batches, say) for lot in asked]
-    floor = real.floor(judge, known)
-    missing = [] if judge.title == INCEPTION else [f"no FID: {tokenizer.WEIGHTS}"]
+    clip = _clip()
+    sets, labeller = choice.judges(batches.mesh, flags.KEEP_CLASSIFIER.value, say)
+    known = None if real is None or sets is None else real.statistics(sets, batches, loaded.resolution)
+    judges = prior.Judges(sets, known, labeller, clip)
+    found = [prior.measured(loaded, lot, judges, captions, batches, say) for lot in asked]
+    beside = prior.beside(real, judges, captions, batches)
+    missing = prior.missing(judges, captions)
     written = {
         "kind": "prior",
         **_origin(loaded),
         "protocol": result.protocol(
-            judge.about,
+            None if sets is None else sets.about,
             seed=flags.SEED.value,
             draws={name: dataclasses.asdict(draw) for name, draw in zip(stage.model.streams, draws, strict=True)},
-            **({"classifier": labeller.about} if labeller is not None and labeller is not judge else {}),
+            **({"classifier": labeller.about} if labeller is not None and labeller is not sets else {}),
+            **({} if clip is None else {clip_score.TITLE: clip.about}),
         ),
-        "real_images": {**known.about, "count": known.count},
+        "real_images": known and {**known.about, "count": known.count},
+        "captions": captions and captions.about(),
         "results": found,
-        "held_out_images": floor and {judge.title: floor},
+        "held_out_images": beside,
         "missing": missing,
     }
     result.write(out, written)
-    _say_prior(found, floor, judge, missing)
+    _say_prior(found, beside, missing)
+
+
+def _captions(run: Run, condition: Condition, choice: Choice) -> Captions | None:
+    """The captions of a prior that is led by some. Raises InputError for flags that mean something for the others."""
+    if flags.CLIP_VOCABULARY.value and not flags.CLIP.value:
+        raise InputError("--clip_vocabulary is read with --clip FILE: pass it too")
+    judged = f"{run.path}: nothing can judge its images, since {choice.reason}: pass --inception FILE"
+    if condition.field != "text":
+        if flags.CLIP.value:
+            raise InputError(f"--clip is for a prior that is led by texts, and {run.path} is led by none: leave it out")
+        if choice.reason:
+            raise InputError(judged)
+        return None
+    if flags.CLIP.value:
+        clip_score.check_files(flags.CLIP.value, _clip_words())
+    elif choice.reason:
+        raise InputError(f"{judged}, or --clip FILE")
+    for holder in (flags.REFERENCE, flags.SAVE_REFERENCE):
+        if holder.value and choice.reason:
+            raise InputError(
+                f"--{holder.name} is for figures of sets of images: pass --inception FILE, or leave it out"
+            )
+    return Captions.checked(run.config, flags.DATA.value, flags.SPLIT.value, flags.COUNT.value)
+
+
+def _clip_words() -> str:
+    return flags.CLIP_VOCABULARY.value or str(pathlib.Path(flags.CLIP.value).parent)
+
+
+def _clip() -> ClipScore | None:
+    path = flags.CLIP.value
+    return ClipScore.read(path, _clip_words(), verify=flags.VERIFY.value) if path else None
+
+
+def _real(run: Run, captions: Captions | None, title: str, batches: Batches) -> Real:
+    """The images that a prior's are compared with: of its captions, or those that it was trained on."""
+    file, data, split = flags.REFERENCE.value, flags.DATA.value, flags.SPLIT.value
+    if file and captions is None and (data or split):
+        raise InputError("--reference has the statistics: leave --data and --split out")
+    images, others = (captions.images, None) if captions else Images.of_training(run.config, data, split)
+    return Real.checked(images, others, title, file, flags.SAVE_REFERENCE.value, batches, over=flags.OVERWRITE.value)
 
 
 def _draws(streams: Sequence[str]) -> list[Draw]:
@@ -174,14 +218,16 @@ def _origin(loaded: LoadedPrior) -> dict[str, object]:
 
 
 def _say_prior(
-    found: Sequence[Mapping[str, Any]], floor: Mapping[str, float] | None, judge: Judge, missing: Sequence[str]
+    found: Sequence[Mapping[str, Any]], beside: Mapping[str, Mapping[str, float]] | None, missing: Sequence[str]
 ) -> None:
-    columns: dict[str, Mapping[str, float]] = {}
-    for lot in found:
-        accuracy = {"class_accuracy": lot["class_accuracy"]} if "class_accuracy" in lot else {}
-        columns[f"guidance {lot['guidance']:g}"] = {**lot[judge.title], **accuracy}
-    if floor is not None:
-        columns["held-out images"] = floor
-    say(result.turned(judge.title, columns))
+    columns = {f"guidance {lot['guidance']:g}": lot for lot in found}
+    columns |= {"real images held out": beside} if beside else {}
+    for title in (INCEPTION, CLASSIFIER, clip_score.TITLE):
+        rows = {head: lot[title] for head, lot in columns.items() if title in lot}
+        if rows:
+            say(result.turned(title, rows) + "\n")
+    accuracy = {head: {"class": lot["class_accuracy"]} for head, lot in columns.items() if "class_accuracy" in lot}
+    if accuracy:
+        say(result.turned("share of images with the one asked for", accuracy) + "\n")
     for line in missing:
         say(line)

@@ -18,6 +18,8 @@ from rqjax.metrics import bits_per_image, psnr, ssim
 from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.lpips import LPIPS
 
+DEPTH, DETAIL, FIXED = "by depth", "by detail", "at fixed places"
+"""The series of points (interface.Rate): of residual codes; of dynamic ones, and of the same that look at no image."""
 SMALLEST = 16
 """Pixels of a side from which LPIPS has an image."""
 
@@ -99,14 +101,37 @@ def table(curves: Mapping[str, Sequence[Point]]) -> str:
 
 def verdict(points: Sequence[Point]) -> str:
     """Whether more rate leaves less error, and whether a choice by detail beats fixed places at equal bits: a line."""
-    if all(point.series == "by depth" for point in points):
+    if all(point.series == DEPTH for point in points):
         rising = [b.value for a, b in itertools.pairwise(points) if b.mse >= a.mse]
         depths = ", ".join(f"{value:g}" for value in rising)
         return f"The error does not fall at depth {depths}." if rising else "The error falls with each depth."
-    detail = sorted((p for p in points if p.series == "by detail"), key=lambda p: p.bits)
-    fixed = [p for p in points if p.series == "at fixed places"]
+    detail = sorted((p for p in points if p.series == DETAIL), key=lambda p: p.bits)
+    fixed = [p for p in points if p.series == FIXED]
     worse = [p.value for p in fixed if np.interp(p.bits, [d.bits for d in detail], [d.mse for d in detail]) >= p.mse]
+    than = "error than the same tokenizer's fixed places"
     if not worse:
-        return "At equal bits, regions chosen by detail leave less error than fixed places, at every share."
+        return f"At equal bits, regions chosen by detail leave less {than}, at every share."
     shares = ", ".join(f"{value:g}" for value in worse)
-    return f"At equal bits, regions chosen by detail leave no less error than fixed places at the shares {shares}."
+    return f"At equal bits, regions chosen by detail leave no less {than} at the shares {shares}."
+
+
+def comparison(names: tuple[str, str], curves: tuple[Sequence[Point], Sequence[Point]]) -> str:
+    """Which of two tokenizers leaves less error at equal bits, wherever both have a rate and at least one a point: a
+    line. Between two points of a curve stands the line that joins them, which some images at either rate reach.
+    """
+    (x, y), (u, v) = (_line(points) for points in curves)
+    low, high = max(x[0], u[0]), min(x[-1], u[-1])
+    if low > high:
+        return f"{names[0]} and {names[1]} have no bits in common."
+    at = np.unique([bits for bits in (*x, *u) if low <= bits <= high])
+    lower = np.interp(at, x, y) < np.interp(at, u, v)
+    first, second = names if np.mean(lower) >= 0.5 else names[::-1]
+    count = max(np.sum(lower), np.sum(~lower))
+    where = "" if count == len(at) else f", at {count} of the {len(at)} measured rates"
+    return f"At equal bits, from {low:.0f} to {high:.0f}, {first} leaves less error than {second}{where}."
+
+
+def _line(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """The bits, rising, and the errors of the rates that a tokenizer is meant for."""
+    found = sorted((point.bits, point.mse) for point in points if point.series != FIXED)
+    return [bits for bits, _ in found], [mse for _, mse in found]

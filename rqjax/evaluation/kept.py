@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rqjax.errors import printable
-from rqjax.evaluation.curve import Point
+from rqjax.evaluation.curve import DEPTH, DETAIL, FIXED, Point
 from rqjax.store.remote import Path, replace_file
 
 FILE = "evaluation.json"
 MOST = 10_000
 """Points and books of codes that are read at most."""
 LARGEST = 1e15
-SERIES = ({"by depth"}, {"by detail"}, {"by detail", "at fixed places"})
+SERIES = ({DEPTH}, {DETAIL}, {DETAIL, FIXED})
 """The series of points that stand together."""
 
 

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from rqjax.evaluation.curve import Point, table, verdict
+from rqjax.evaluation.curve import FIXED, Point, comparison, table, verdict
 from rqjax.evaluation.kept import Kept
 from rqjax.report.charts import png_of
 from rqjax.report.pieces import download, figure, rows_of
@@ -16,8 +16,6 @@ from rqjax.run.log import Line
 from rqjax.run.validation import PREFIX
 
 AXES = {"mse": "mean squared error", "psnr": "PSNR, dB", "lpips": "LPIPS"}
-DASHED = "at fixed places"
-"""The series that others are compared with."""
 FROM = "rqjax evaluate --tokenizer"
 
 
@@ -27,12 +25,14 @@ def section(kept: Mapping[str, Kept]) -> str:
         return ""
     curves = {name: found.points for name, found in kept.items()}
     colours = dict(zip(curves, _colours(len(curves)), strict=True))
+    first, *others = kept.items()
     parts = [
         "<h2>Rate and distortion</h2>",
         f'<p class="note">Measured by <code>{FROM}</code>, or at the end of a quickstart. The bits of an image are log2'
         " of the codebook's size for each of its codes and, where regions get finer codes by their detail, what says"
         " which do.</p>",
         *[_words(name, found, colours[name]) for name, found in kept.items()],
+        *[f"<p>{html.escape(_compared(first, other))}</p>" for other in others],
     ]
     there = {name: axis for name, axis in AXES.items() if any(_values(curves, name))}
     charts = [figure(_chart(curves, colours, *item), f"{item[1]} by bits", caption=False) for item in there.items()]
@@ -54,10 +54,17 @@ def _colours(count: int) -> list[str]:
 
 def _words(name: str, kept: Kept, colour: str) -> str:
     """One run in words; names stand here and not in the charts, whose fonts have few letters."""
-    dashes = " Dashes: fixed places." if any(point.series == DASHED for point in kept.points) else ""
+    dashes = " Dashes: fixed places." if any(point.series == FIXED for point in kept.points) else ""
     key = f'<span class="key" style="background:{colour}"></span>'
     of = f"{kept.images:,} images ({html.escape(kept.source)}), step {kept.step:,}."
     return f"<p>{key}<b>{html.escape(name)}</b>, {of} {html.escape(verdict(kept.points))}{dashes}</p>"
+
+
+def _compared(first: tuple[str, Kept], second: tuple[str, Kept]) -> str:
+    """Two runs in words, and whether they were measured on unlike images."""
+    names, (a, b) = (first[0], second[0]), (first[1], second[1])
+    alike = (a.images, a.source) == (b.images, b.source)
+    return comparison(names, (a.points, b.points)) + ("" if alike else " Their images are not the same.")
 
 
 def _chart(curves: Mapping[str, Sequence[Point]], colours: Mapping[str, str], name: str, axis: str) -> bytes:
@@ -68,7 +75,7 @@ def _chart(curves: Mapping[str, Sequence[Point]], colours: Mapping[str, str], na
         for series in dict.fromkeys(point.series for point in points):
             found = sorted((p.bits, y) for p in points if p.series == series and (y := getattr(p, name)) is not None)
             x, y = np.array(found, float).reshape(-1, 2).T
-            style = "--x" if series == DASHED else "-o"
+            style = "--x" if series == FIXED else "-o"
             axes.plot(x, y, style, color=colours[run], ms=4, linewidth=1.4)
     axes.set_xlabel("bits of an image")
     axes.set_ylabel(axis)

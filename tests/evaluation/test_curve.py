@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rqjax.dq.rates import rates_of
-from rqjax.evaluation.curve import Point, curve, table, verdict
+from rqjax.evaluation.curve import Point, comparison, curve, table, verdict
 from rqjax.quantize import dynamic
 from rqjax.quantize.codebook import Codebook
 from rqjax.quantize.perturb import choices, near
@@ -39,7 +39,23 @@ def test_words_compare_places_at_equal_bits():
     detail = [point("by detail", 0, 10.0, 1.0), point("by detail", 1, 30.0, 0.0)]
     assert verdict([*detail, point("at fixed places", 0.5, 20.0, 0.6)]).endswith("at every share.")
     said = verdict([*detail, point("at fixed places", 0.5, 20.0, 0.4), point("at fixed places", 0.75, 25.0, 0.9)])
-    assert said == "At equal bits, regions chosen by detail leave no less error than fixed places at the shares 0.5."
+    assert "leave no less error than the same tokenizer's fixed places at the shares 0.5." in said
+
+
+def test_words_compare_two_tokenizers_at_equal_bits():
+    """One falls from 1 at 10 bits to 0 at 30; between points it is read off the line."""
+    steep = [point("by depth", 1, 10.0, 1.0), point("by depth", 2, 30.0, 0.0)]
+    flat = [
+        point("by detail", 0, 20.0, 0.6),
+        point("by detail", 1, 40.0, 0.1),
+        point("at fixed places", 0.5, 25.0, 0.0),
+    ]
+    assert comparison(("a", "b"), (steep, flat)) == "At equal bits, from 20 to 30, a leaves less error than b."
+    assert comparison(("b", "a"), (flat, steep)) == "At equal bits, from 20 to 30, a leaves less error than b."
+    early = [point("by depth", 1, 5.0, 0.5), point("by depth", 2, 15.0, 0.5), point("by depth", 3, 25.0, 0.5)]
+    said = "At equal bits, from 10 to 25, b leaves less error than a, at 2 of the 3 measured rates."
+    assert comparison(("a", "b"), (steep, early)) == said
+    assert comparison(("a", "b"), (steep, [point("by depth", 1, 50.0, 0.0)])) == "a and b have no bits in common."
 
 
 def test_all_points_are_in_the_table():

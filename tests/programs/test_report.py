@@ -123,7 +123,9 @@ def test_rate_and_distortion_of_several_runs(run, tmp_path, command):
     page = (tmp_path / "r.html").read_text()
     for words in ("rq&lt;v&gt;ae", "a &lt;b&gt; \\udc80", "The error falls with each depth.", "16 of 64", "25.0%"):
         assert words in page
-    assert "leave no less error than fixed places at the shares 0.5" in page
+    assert "leave no less error than the same tokenizer&#x27;s fixed places at the shares 0.5" in page
+    assert "At equal bits, from 10 to 20, rq&lt;v&gt;ae leaves less error than dq." in page
+    assert "not the same" not in page
     assert "<v>" not in page
     # nothing is fetched: pictures and the table for a spreadsheet are in the page
     assert not re.findall(r'(src|href)="(?!data:(image/png|text/csv);base64,)', page)

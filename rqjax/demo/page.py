@@ -12,7 +12,11 @@ from rqjax.demo.upload import MOST, examine
 
 WAITING = 16
 """Requests in the queue: those beyond are told to come again."""
-CSS = "#codes textarea { font-family: monospace; white-space: pre; overflow-x: auto }"
+CSS = """
+#codes textarea { font-family: monospace; white-space: pre; overflow-x: auto }
+#picture .image-frame { width: min(100%, 400px) }
+#picture .image-frame img { width: 100%; object-fit: contain; image-rendering: pixelated }
+"""
 
 
 def theme() -> gr.themes.Base:

@@ -20,7 +20,7 @@ ALLOWED = {
     "checks": {"errors"},
     "mesh": {"errors"},
     "optim": {"checks", "mesh", "errors"},
-    "data": {"checks", "files", "mesh", "errors"},
+    "data": {"checks", "files", "mesh", "store", "errors"},
     "store": {"files", "mesh", "errors"},
     "nets": {"mesh", "errors"},
     "interface": {"nets", "quantize"},

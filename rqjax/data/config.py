@@ -6,6 +6,7 @@ import numpy as np
 
 from rqjax.checks import at_least, one_of, rates
 from rqjax.data import augment
+from rqjax.data.bucket import at_hand
 from rqjax.data.captions import Captioned
 from rqjax.data.lsun import Lsun
 from rqjax.data.records import Records, is_prepared
@@ -13,6 +14,7 @@ from rqjax.data.sources import SPLITS, Folder, Source, Synthetic, fashion_mnist
 from rqjax.data.tars import Tars
 from rqjax.data.tfds import Prepared
 from rqjax.errors import InputError
+from rqjax.store.remote import BUCKET
 
 NAMES = ("fashion_mnist", "folder", "captions", "tars", "lmdb", "tfds", "latents", "synthetic")
 EMBEDDED = "fashion_mnist"
@@ -32,9 +34,10 @@ class DataConfig:
     # fashion_mnist (embedded), folder, captions (a list of images with them), tars (WebDataset), lmdb (LSUN), tfds,
     # synthetic; latents (a set of rqjax encode, for a prior: nothing is scaled, cropped or mirrored)
     name: str = EMBEDDED
-    # folder, captions, tars, lmdb: its place, or a set of launch/prepare.py; latents: one of rqjax encode. tfds:
-    # data_dir, or dataset_info.json's folder
+    # folder, captions, tars, lmdb: its place, or a set of launch/prepare.py; latents: one of rqjax encode; both may
+    # lie in a bucket, gs://BUCKET/SET. tfds: data_dir, or dataset_info.json's folder
     path: str = ""
+    cache: str = ""  # folder for the copy of a set in a bucket; the user's cache folder if not given
     dataset: str = ""  # tfds: its name, "imagenet2012" or "celeb_a:2.1.0"
     split: str = "train"  # train, test, validation, all; tfds: any of its split expressions
     holdout: float = 0.05  # folder, captions, tars, lmdb without splits: the share of images that is not in "train"
@@ -90,6 +93,11 @@ class DataConfig:
                 f"data.path={self.path} with data.name={self.name}, which is read from no path: leave one of them out,"
                 " or give data.name=folder for images of your own"
             )
+        if self.path.startswith(BUCKET) and self.name not in (*OF_FILES, "latents"):
+            raise InputError(
+                f"data.path {self.path} with data.name={self.name}: only sets of launch/prepare.py and of rqjax encode"
+                " are read from a bucket; copy this one here, or prepare it"
+            )
         if self.text_length and not self.vocabulary:
             raise InputError(
                 f"data.text_length={self.text_length} without data.vocabulary: give a folder with vocab.json and"
@@ -102,7 +110,7 @@ class DataConfig:
 def open_source(config: DataConfig) -> Source:
     """The data set that `config` names: `len`, `[i]`, `.name(i)`, `.classes`. Raises InputError if there is none."""
     config.check()
-    source = _open(config)
+    source = _open(dataclasses.replace(config, path=at_hand(config.path, config.cache)))
     if config.text_length and not source.captioned:
         raise InputError(
             f"data.text_length={config.text_length}, and {source.name(0)} has no caption: give images with captions"

@@ -58,23 +58,32 @@ class Manifest:
         """That of a folder. Raises InputError if it is damaged, or disagrees with the files beside it."""
         path = folder / MANIFEST
         try:
-            stored: Any = json.loads(read_regular(path, MANIFEST_BYTES))
+            content = read_regular(path, MANIFEST_BYTES)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): prepare the set again, in another folder") from error
+        manifest = cls.parsed(content, path)
+        manifest._check_sizes(folder)
+        return manifest
+
+    @classmethod
+    def parsed(cls, content: bytes, path: object) -> "Manifest":
+        """That of a file's content, which lies at `path`. Raises InputError if it is damaged."""
+        try:
+            stored: Any = json.loads(content)
             if stored["version"] != VERSION:
                 raise InputError(f"{path} is of version {stored['version']}: expected {VERSION}; take a newer rqjax")
             splits = {str(name): tuple(_shard(x) for x in shards) for name, shards in stored["splits"].items()}
             names = tuple(map(str, stored["classes"]))
             latents = Latents.parsed(stored["latents"]) if stored.get("latents") else None
-            manifest = cls(names, bool(stored["captioned"]), splits, dict(stored["left_out"]), latents)
+            return cls(names, bool(stored["captioned"]), splits, dict(stored["left_out"]), latents)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"{path} is damaged ({reason}): prepare the set again, in another folder") from error
-        manifest._check_sizes(folder)
-        return manifest
 
     def _check_sizes(self, folder: pathlib.Path) -> None:
-        for shard in (shard for shards in self.splits.values() for shard in shards):
+        for shard in self.files:
             path = folder / shard.file
             size = os.path.getsize(path) if path.is_file() else None
             if size != shard.bytes:
@@ -87,14 +96,18 @@ class Manifest:
     def write(self, folder: pathlib.Path) -> None:
         write_json(folder / MANIFEST, {"version": VERSION, **dataclasses.asdict(self)})
 
+    @property
+    def files(self) -> list[Shard]:
+        """The shards of all splits."""
+        return [shard for shards in self.splits.values() for shard in shards]
+
     def count(self, split: str) -> int:
         """The number of images of a split."""
         return sum(shard.count for shard in self.splits[split])
 
     def damaged(self, folder: pathlib.Path) -> dict[str, str]:
         """The shards whose bytes are not those that were written: {file: reason}. Reads all of them."""
-        shards = [shard for shards in self.splits.values() for shard in shards]
-        return {x.file: "its checksum is another" for x in shards if digest(folder / x.file) != x.sha256}
+        return {x.file: "its checksum is another" for x in self.files if digest(folder / x.file) != x.sha256}
 
 
 def _shard(stored: Mapping[str, Any]) -> Shard:

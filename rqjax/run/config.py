@@ -110,7 +110,7 @@ class Config:
             )
 
 
-PATHS = ("data.path", "data.vocabulary", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
+PATHS = ("data.path", "data.cache", "data.vocabulary", "start_from", "stage.tokenizer_path", "stage.vgg16_path")
 """Places of files, which may move: a run keeps what they hold, and compares it (dataset.py, words.py, frozen.py)."""
 RESUMABLE = (
     *PATHS,
@@ -132,6 +132,7 @@ RESUMABLE = (
     "stage.temperature",
     "stage.top_k",
     "stage.top_p",
+    "stage.guidance",
 )
 """Fields that may change when a run is resumed. They do not affect the numbers of step k, except `steps` (it moves the
 end of the schedule; train prints a note)."""

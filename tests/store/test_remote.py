@@ -9,8 +9,6 @@ import types
 
 import pytest
 from etils import epath
-from etils.epath import backend
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry, known_implementations
 from orbax.checkpoint._src.path import gcs_utils
 from orbax.checkpoint._src.serialization import tensorstore_utils
@@ -22,6 +20,7 @@ from rqjax.programs.train import train
 from rqjax.run import copies, log
 from rqjax.run.directory import Run
 from rqjax.store import checkpoint, model_folder, remote, stored
+from tests.buckets import bucket_in
 from tests.configs.tiny import get_config
 from tests.conftest import equal
 
@@ -29,47 +28,13 @@ from tests.conftest import equal
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """The folder behind gs://bucket; `opened` lists (mode, name). Nothing may appear in the working folder."""
-    root, opened = tmp_path / "cloud", []
-
-    class Store(LocalFileSystem):
-        protocol = ("gcs", "gs")
-        cachable = False
-
-        def __init__(self, **options):
-            super().__init__(auto_mkdir=True, **options)
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            name = str(path).removeprefix("gs://")
-            return name.rstrip("/") if name.startswith("/") else str(root / name)
-
-        def glob(self, path, **options):
-            return [str(pathlib.Path(name).relative_to(root)) for name in super().glob(path, **options)]
-
-        def mkdir(self, path, create_parents=True, **options):
-            """A bucket has no folders but those that names make."""
-
-        def makedirs(self, path, exist_ok=False):
-            if not path.startswith("gs://"):
-                super().makedirs(path, exist_ok)
-
-        def _open(self, path, mode="rb", **options):
-            if "a" in mode or "+" in mode:
-                raise NotImplementedError("an object cannot be added to")
-            opened.append((mode[0], pathlib.Path(path).name))
-            return super()._open(path, mode, **options)
-
-    for name in Store.protocol:
-        monkeypatch.setitem(_registry, name, Store)
-    monkeypatch.setattr(tensorstore_utils, "_normalize_path", lambda path: Store._strip_protocol(path))
-    monkeypatch.setattr(gcs_utils, "get_bucket", lambda name: types.SimpleNamespace())
-    cache = type(backend.fsspec_backend)._get_filesystem
-    cache.cache_clear()
-    here = tmp_path / "here"
+    root, here = tmp_path / "cloud", tmp_path / "here"
     here.mkdir()
-    monkeypatch.chdir(here)
-    yield types.SimpleNamespace(folder=root / "bucket", opened=opened)
-    cache.cache_clear()
+    with bucket_in(root, monkeypatch) as (store, opened):
+        monkeypatch.setattr(tensorstore_utils, "_normalize_path", lambda path: store._strip_protocol(path))
+        monkeypatch.setattr(gcs_utils, "get_bucket", lambda name: types.SimpleNamespace())
+        monkeypatch.chdir(here)
+        yield types.SimpleNamespace(folder=root / "bucket", opened=opened)
     assert not list(here.iterdir())
 
 

@@ -51,7 +51,7 @@ def bucket_in(root: pathlib.Path, wait: float, stream: float) -> None:
     """Makes gs://NAME the folder NAME of `root`, read from afar."""
 
     class File(io.FileIO):
-        def read(self, size: int = -1) -> bytes:
+        def read(self, size: int | None = -1, /) -> bytes:
             found = super().read(size)
             time.sleep(wait + len(found) / stream)
             return found
@@ -64,7 +64,7 @@ def bucket_in(root: pathlib.Path, wait: float, stream: float) -> None:
             name = str(path).removeprefix("gs://")
             return name.rstrip("/") if name.startswith("/") else str(root / name)
 
-        def _open(self, path: str, mode: str = "rb", **_: Any) -> File:
+        def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **_: Any) -> Any:
             return File(self._strip_protocol(path), mode.replace("b", ""))
 
     for name in Store.protocol:

@@ -20,10 +20,10 @@ TEXT = flags.DEFINE_multi_string(
 COUNT = _integer(
     "count", 16, "Images per class or text (or in all, for a prior without classes).", lower_bound=1, upper_bound=10**6
 )
-TEMPERATURE = _list("temperature", [], f"Softmax temperature, one value or one per depth; {OWN}.")
-TOP_K = _list("top_k", [], f"Keep the k likeliest codes, 0 for all: one value or one per depth; {OWN}.")
+TEMPERATURE = _list("temperature", None, f"Softmax temperature, one value or one per depth; {OWN}.")
+TOP_K = _list("top_k", None, f"Keep the k likeliest codes, 0 for all: one value or one per depth; {OWN}.")
 TOP_P = _list(
-    "top_p", [], f"Keep the likeliest codes that hold this probability, 1 for all: one value or one per depth; {OWN}."
+    "top_p", None, f"Keep the likeliest codes that hold this probability, 1 for all: one value or one per depth; {OWN}."
 )
 POSITION_TEMPERATURE = flags.DEFINE_float(
     "position_temperature", None, "Of a DQ prior's positions; that of its contents if not given.", flag_values=FLAGS

@@ -123,11 +123,12 @@ def _scorer(batches: Batches) -> LoadedClassifier | None:
 
 def _draws(streams: Sequence[str], own: Draw) -> list[Draw]:
     """The settings of each stream, by the flags, else the run's `own`. Raises InputError for flags without a stream."""
-    settings: dict[str, list[Any]] = {
-        "temperature": [number_of("temperature", word, float) for word in TEMPERATURE.value] or [own.temperature],
-        "top_k": [number_of("top_k", word, int) for word in TOP_K.value] or [own.top_k],
-        "top_p": [number_of("top_p", word, float) for word in TOP_P.value] or [own.top_p],
-    }
+    kinds = ((TEMPERATURE, float), (TOP_K, int), (TOP_P, float))
+    settings: dict[str, list[Any]] = {}
+    for flag, kind in kinds:
+        words = flag.value
+        said = None if words is None else [number_of(flag.name, word, kind) for word in words]
+        settings[flag.name] = [getattr(own, flag.name)] if said is None else said
     flags_of_positions = (POSITION_TEMPERATURE, POSITION_TOP_K, POSITION_TOP_P)
     given = {flag.name: flag.value for flag in flags_of_positions if flag.value is not None}
     two = "positions" in streams

@@ -7,7 +7,7 @@ which gradients reach, a quantizer where there is one, and their configuration, 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -20,8 +20,8 @@ from rqjax.nets.sampling import Draw
 from rqjax.quantize.pytree import pytree
 from rqjax.quantize.quantizer import Quantized, Quantizer, SoftQuantizer
 
-__all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Quantized", "Quantizer", "SoftQuantizer", "Stage"]
-__all__ += ["PriorConfig", "Rate", "StageConfig", "State", "Sums", "Tokenizer", "TokenizerConfig"]
+__all__ = ["Batch", "Condition", "Forward", "Metrics", "Prior", "Proposal", "Quantized", "Quantizer", "Stage"]
+__all__ += ["PriorConfig", "Rate", "SoftQuantizer", "StageConfig", "State", "Sums", "Tokenizer", "TokenizerConfig"]
 
 M = TypeVar("M")
 Batch = Mapping[str, Array]
@@ -30,6 +30,9 @@ Batch = Mapping[str, Array]
 the data has them. Batches that fill up their last rows have `counts` bool [b] too, false where a row counts for
 nothing."""
 Metrics = dict[str, Float[Array, ""]]
+Proposal = Callable[[Bool[Array, ""] | bool], Any]
+"""The state after a step, or where it is told that the step is not good the state before it, bit for bit, with only
+`step` advanced: Any, since each stage has a state of its own."""
 Sums = dict[str, Float[Array, "..."]]
 """Sums over images by name: `images`, their number; scalars, each of one figure of every image; and `codes_NAME`, how
 often each code of a book occurred."""
@@ -276,6 +279,9 @@ class Stage(Protocol):
     def train_step(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Metrics]:
         """The state after a step with a key of its own, and scalars. Losses and norms of gradients are among them: a
         step with one that is not finite is skipped."""
+
+    def propose(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Proposal, Metrics]:
+        """The same step before it is taken, and its scalars, by which a run decides whether to take it."""
 
     def preview(
         self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]

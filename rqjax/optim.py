@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath
-from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree, Shaped
 
 from rqjax.checks import at_least, one_of, rates
 from rqjax.errors import InputError
 from rqjax.mesh import name_of
 
 T = TypeVar("T")
+Flag = Bool[Array, ""] | bool
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "clipped_cosine")
 
@@ -85,16 +86,23 @@ def warmup_then(decay: str, peak: float, minimum: float, warmup: int | float, st
 class Optimizer:
     """An optax optimizer of any pytree, modules among them."""
 
-    transformation: optax.GradientTransformation
+    transformation: optax.GradientTransformationExtraArgs
 
     def init(self, params: PyTree[Array]) -> PyTree[Array]:
         """The state before the first update."""
         return self.transformation.init(params)  # pyrefly: ignore[bad-argument-type]  (optax's type knows no modules)
 
-    def update(self, grads: T, state: PyTree[Array], params: T) -> tuple[T, PyTree[Array]]:
-        """The parameters and the state after one update."""
-        change, state = self.transformation.update(grads, state, params)  # pyrefly: ignore[bad-argument-type]
-        return optax.apply_updates(params, change), state  # pyrefly: ignore
+    def update(self, grads: T, state: PyTree[Array], params: T, good: Flag = True) -> tuple[T, PyTree[Array]]:
+        """The parameters and the state after one update; those given, bit for bit, where it is not `good`."""
+        change, new = self.transformation.update(grads, state, params, good=good)  # pyrefly: ignore
+        # the moments have seen to it themselves: each array is written once, in the place of the old one
+        state = jax.tree.map(lambda new, old: new if new.ndim else jnp.where(good, new, old), new, state)
+        return kept(good, optax.apply_updates(params, change), params), state  # pyrefly: ignore
+
+
+def kept(good: Flag, new: T, old: T) -> T:
+    """`new` where it is good, else `old`."""
+    return jax.tree.map(lambda new, old: old if new is old else jnp.where(good, new, old), new, old)
 
 
 def make(config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] | None = None) -> Optimizer:
@@ -103,11 +111,49 @@ def make(config: OptimizerConfig, steps: int, decay_mask: Callable[[str], bool] 
     `decay_mask` says by a parameter's name (`network/blocks/mlp/up/kernel`) whether it decays; None decays all.
     """
     rate = schedule(config, steps)
-    parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    parts += [optax.scale_by_adam(config.b1, config.b2, eps=1e-8)]
+    parts = [_clip(config.clip_norm)] if config.clip_norm else []
+    parts += [_scale_by_adam(config.b1, config.b2, eps=1e-8)]
     if config.weight_decay:
         parts += [_decay_weights(config.weight_decay, decay_mask or (lambda name: True))]
-    return Optimizer(optax.chain(*parts, optax.scale_by_learning_rate(rate)))
+    return Optimizer(optax.with_extra_args_support(optax.chain(*parts, optax.scale_by_learning_rate(rate))))
+
+
+def _clip(most: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm to the bit, but with a single array for each gradient: not the one and its quotient."""
+
+    def clip(updates: PyTree[Array], params: PyTree[Array] | None = None) -> PyTree[Array]:
+        norm = optax.global_norm(updates)
+        small = norm < most
+        divisor, factor = jnp.where(small, 1.0, norm), jnp.where(small, 1.0, most)
+        return jax.tree.map(lambda x: x / divisor.astype(x.dtype) * factor.astype(x.dtype), updates)
+
+    return optax.stateless(clip)
+
+
+def _scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_adam to the bit, whose new moments are the old ones where an update is not good.
+
+    If they were chosen later, a compiler would work out the new ones twice, for the state and for the weights, and copy
+    the old ones to have them still: two copies of all parameters in memory, and the time to make them.
+    """
+    plain = optax.scale_by_adam(b1, b2, eps)
+
+    def update(
+        updates: PyTree[Array],
+        state: optax.ScaleByAdamState,
+        params: PyTree[Array] | None = None,
+        *,
+        good: Flag = True,
+        **rest: object,
+    ) -> tuple[PyTree[Array], optax.ScaleByAdamState]:
+        count = optax.safe_increment(state.count)
+        mu = kept(good, optax.tree.update_moment(updates, state.mu, b1, 1), state.mu)
+        nu = kept(good, optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2), state.nu)
+        means, squares = optax.tree.bias_correction(mu, b1, count), optax.tree.bias_correction(nu, b2, count)
+        change = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), means, squares)
+        return change, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(plain.init, update)  # pyrefly: ignore[bad-argument-type]
 
 
 def _decay_weights(weight_decay: float, mask: Callable[[str], bool]) -> optax.GradientTransformation:

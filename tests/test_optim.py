@@ -4,6 +4,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -147,3 +148,34 @@ def test_bad_values_are_named(changes, words):
     with pytest.raises(InputError, match=words) as caught:
         make(config(**changes), 10)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.3])
+def test_updates_are_those_of_optax_to_the_bit_or_none(clip_norm):
+    """Gradients are clipped in every other step. A step that is not good leaves all arrays as they were."""
+    c = config(clip_norm=clip_norm, weight_decay=0.1)
+    ours, clip = make(c, 10), [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    plain = optax.chain(
+        *clip,
+        optax.scale_by_adam(c.b1, c.b2, eps=1e-8),
+        optax.add_decayed_weights(c.weight_decay),
+        optax.scale_by_learning_rate(schedule(c, 10)),
+    )
+
+    @jax.jit
+    def by_optax(grads, state, params):
+        change, state = plain.update(grads, state, params)
+        return optax.apply_updates(params, change), state
+
+    params = {"a": jax.random.normal(jax.random.key(0), (16, 8)), "b": jnp.ones(())}
+    expected = found = params, plain.init(params)
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(found[1])
+    update = jax.jit(lambda grads, state, params, good: ours.update(grads, state, params, good))
+    for k in range(6):
+        size = 3.0 if k % 2 else 1e-3
+        grads = jax.tree.map(lambda x, k=k, size=size: size * jax.random.normal(jax.random.key(k), x.shape), params)
+        nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), grads)
+        refused = update(nothing, found[1], found[0], False)
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, refused, found)))
+        found, expected = update(grads, found[1], found[0], True), by_optax(grads, expected[1], expected[0])
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, expected)))

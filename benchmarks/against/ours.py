@@ -49,7 +49,7 @@ class Step:
     """A training step, compiled at its first run, from a state with the rule's weights."""
 
     def __init__(self, stage: Stage, state: PyTree, frozen: PyTree, batch: dict[str, np.ndarray]):
-        self.step: Any = jax.jit(guarded(stage.train_step, 10), donate_argnums=0)  # then what it compiles to
+        self.step: Any = jax.jit(guarded(stage.propose, 10), donate_argnums=0)  # then what it compiles to
         self.state, self.skips = state, Skips.none()
         self.rest = (frozen, jax.tree.map(jnp.asarray, batch), jax.random.key(KEY))
         self.metrics: dict[str, jax.Array] = {}

@@ -1,13 +1,14 @@
 """Steps whose loss or gradient is not finite: they change nothing, and too many of them in a row end the run."""
 
 import collections
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
+
+from rqjax.interface import Proposal
 
 
 @runtime_checkable
@@ -35,22 +36,20 @@ class Skips(NamedTuple):
 
 
 def guarded(
-    train_step: Callable[[S, PyTree, B, Key[Array, ""]], tuple[S, Metrics]], max_skipped: int
+    propose: Callable[[S, PyTree, B, Key[Array, ""]], tuple[Proposal, Metrics]], max_skipped: int
 ) -> Callable[[S, Skips, PyTree, B, Key[Array, ""]], tuple[S, Skips, Metrics]]:
-    """Wraps `train_step`: if any metric is NaN or infinite, the old state is kept and only `step` advances.
+    """Takes the step that `propose` makes unless one of its metrics is NaN or infinite: then only `step` advances.
 
     Every stage reports its losses and the norms of its gradients. After `max_skipped` such steps in a row, all later
     steps are skipped too, so the loop can stop a few steps late without harm.
     """
 
     def step(state: S, skips: Skips, frozen: PyTree, batch: B, key: Key[Array, ""]) -> tuple[S, Skips, Metrics]:
-        new, metrics = train_step(state, frozen, batch, key)
+        take, metrics = propose(state, frozen, batch, key)
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(metrics)]))
         good = finite & (skips.in_a_row < max_skipped)
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
         skips = Skips(skips.total + ~good, jnp.where(good, 0, skips.in_a_row + 1))
-        kept = dataclasses.replace(kept, step=new.step)  # pyrefly: ignore
-        return kept, skips, metrics | {"skipped": skips.total}
+        return take(good), skips, metrics | {"skipped": skips.total}
 
     return step
 

@@ -51,7 +51,7 @@ def jitted(config: Config, stage: Stage, placement: Placement) -> jax.stages.Wra
     """The step of a run, compiled at its first call or by `.lower(...)`; the state given to it is used up."""
     whole = placement.whole
     return jax.jit(
-        guarded(stage.train_step, config.max_skipped),
+        guarded(stage.propose, config.max_skipped),
         in_shardings=(placement.sharding, whole, whole, placement.rows, None),
         out_shardings=(placement.sharding, whole, whole),
         donate_argnums=0,  # the counts of skips are still read by SkipWatch

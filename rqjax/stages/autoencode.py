@@ -13,7 +13,7 @@ from rqjax import optim
 from rqjax.checks import at_least, one_of, rates
 from rqjax.data.images import to_float
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Forward, Metrics, Sums, Tokenizer, TokenizerConfig
+from rqjax.interface import Batch, Forward, Metrics, Proposal, Sums, Tokenizer, TokenizerConfig
 from rqjax.nets.discriminator import GANS, Discriminator, adaptive_weight, discriminator_loss, generator_loss
 from rqjax.nets.init import DTYPES, Rngs
 from rqjax.nets.lpips import LPIPS, REMEDY, shapes
@@ -132,6 +132,12 @@ class Autoencode:
     def train_step(
         self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
     ) -> tuple[AutoencodeState, Metrics]:
+        take, metrics = self.propose(state, frozen, batch, key)
+        return take(True), metrics
+
+    def propose(
+        self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Proposal, Metrics]:
         c, image = self.config, to_float(batch["image"])
         keys = jax.random.split(key)
 
@@ -143,21 +149,25 @@ class Autoencode:
         d_recon, terms = self.objective(state, frozen, image, recon, out.features)
         (grads,) = pullback((d_recon, jnp.ones_like(auxiliary)))
         total = {"loss_total": terms["loss_total"] + auxiliary, "gradient_norm": optax.global_norm(grads)}
+        quantizer = out.quantizer
 
-        trained, optimizer = self.optimizer.update(grads, state.optimizer, state.model.trained)
-        model = state.model.with_trained(trained).with_quantizer(out.quantizer)
+        def updated(good: optim.Flag) -> tuple[Tokenizer, PyTree[Array]]:
+            trained, optimizer = self.optimizer.update(grads, state.optimizer, state.model.trained, good)
+            model = state.model.with_trained(trained)
+            return optim.kept(good, model.with_quantizer(quantizer), model), optimizer
+
         if c.codebook_updates_per_step == 2:
-            again = model.train_forward(image, keys[1])
-            recon, model = again.reconstruction, model.with_quantizer(again.quantizer)
-        disc, disc_optimizer, disc_metrics = self.update_discriminator(state, image, recon)
-        return AutoencodeState(
-            step=state.step + 1,
-            model=model,
-            ema=optim.ema_update(state.ema, model, state.step, c.ema_decay) if c.ema_decay else None,
-            discriminator=disc,
-            optimizer=optimizer,
-            disc_optimizer=disc_optimizer,
-        ), out.metrics | terms | total | disc_metrics | {"learning_rate": jnp.asarray(self.rate(state.step))}
+            again = updated(True)[0].train_forward(image, keys[1])
+            recon, quantizer = again.reconstruction, again.quantizer
+        critic, disc_metrics = self.update_discriminator(state, image, recon)
+
+        def take(good: optim.Flag) -> AutoencodeState:
+            model, optimizer = updated(good)
+            ema = optim.ema_update(state.ema, model, state.step, c.ema_decay) if c.ema_decay else None
+            ema, *disc = optim.kept(good, (ema, *critic), (state.ema, state.discriminator, state.disc_optimizer))
+            return AutoencodeState(state.step + 1, model, ema, disc[0], optimizer, disc[1])
+
+        return take, out.metrics | terms | total | disc_metrics | {"learning_rate": jnp.asarray(self.rate(state.step))}
 
     def objective(
         self, state: AutoencodeState, frozen: LPIPS | None, image: Array, recon: Array, features: Array
@@ -192,26 +202,28 @@ class Autoencode:
 
     def update_discriminator(
         self, state: AutoencodeState, image: Array, fake: Array
-    ) -> tuple[Discriminator | None, PyTree[Array], Metrics]:
-        """The discriminator after a step on real and on reconstructed images, each a batch of its own."""
+    ) -> tuple[tuple[Discriminator | None, PyTree[Array]], Metrics]:
+        """The discriminator and its optimizer's state after a step on real and on reconstructed images, each a batch of
+        its own.
+        """
         c, critic = self.config, state.discriminator
         if critic is None:
-            return None, None, {}
+            return (None, None), {}
 
         def loss(disc: Discriminator) -> tuple[Array, Metrics]:
             on_real, on_fake = disc(image, c.disc_groups), disc(fake, c.disc_groups)
             value = c.disc_loss_weight * discriminator_loss(c.gan, on_real, on_fake)
             return value, {"logits_real": jnp.mean(on_real), "logits_fake": jnp.mean(on_fake)}
 
-        def update() -> tuple[Discriminator, PyTree[Array], Metrics]:
+        def update() -> tuple[tuple[Discriminator, PyTree[Array]], Metrics]:
             (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(critic)
-            trained, optimizer = self.disc_optimizer.update(grads, state.disc_optimizer, critic)
+            after = self.disc_optimizer.update(grads, state.disc_optimizer, critic)
             found = {"discriminator": value, "disc_gradient_norm": optax.global_norm(grads), **logits}
-            return trained, optimizer, found
+            return after, found
 
-        def wait() -> tuple[Discriminator, PyTree[Array], Metrics]:
+        def wait() -> tuple[tuple[Discriminator, PyTree[Array]], Metrics]:
             names = ("discriminator", "disc_gradient_norm", "logits_real", "logits_fake")
-            return critic, state.disc_optimizer, {name: jnp.zeros(()) for name in names}
+            return (critic, state.disc_optimizer), {name: jnp.zeros(()) for name in names}
 
         return self.when_begun(state, update, wait)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from rqjax import optim
 from rqjax.data.images import to_float
-from rqjax.interface import Batch, Metrics, Sums
+from rqjax.interface import Batch, Metrics, Proposal, Sums
 from rqjax.nets.classifier import Classifier, ClassifierConfig, Network
 from rqjax.quantize.pytree import pytree
 from rqjax.stages.measure import total
@@ -63,15 +63,24 @@ class Classify:
     def train_step(
         self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
     ) -> tuple[ClassifyState, Metrics]:
+        take, metrics = self.propose(state, frozen, batch, key)
+        return take(True), metrics
+
+    def propose(
+        self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Proposal, Metrics]:
         image, labels = to_float(batch["image"]), batch["label"]
 
         def loss(network: Network) -> tuple[Float[Array, ""], Metrics]:
             return Classifier(network).loss(image, labels)
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.model.network)
-        network, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network)
-        metrics["gradient_norm"] = optax.global_norm(grads)
-        return ClassifyState(state.step + 1, Classifier(network), None, optimizer), metrics
+
+        def take(good: optim.Flag) -> ClassifyState:
+            network, optimizer = self.optimizer.update(grads, state.optimizer, state.model.network, good)
+            return ClassifyState(state.step + 1, Classifier(network), None, optimizer)
+
+        return take, metrics | {"gradient_norm": optax.global_norm(grads)}
 
     def preview(
         self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]

@@ -14,7 +14,7 @@ from rqjax import mesh, optim
 from rqjax.checks import at_least, rates
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Sums, Tokenizer, TokenizerConfig
+from rqjax.interface import Batch, Metrics, Prior, PriorConfig, Proposal, Sums, Tokenizer, TokenizerConfig
 from rqjax.nets.condition import labels_of
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.sampling import Draw
@@ -117,6 +117,12 @@ class Predict:
     def train_step(
         self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> tuple[PredictState, Metrics]:
+        take, metrics = self.propose(state, frozen, batch, key)
+        return take(True), metrics
+
+    def propose(
+        self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Proposal, Metrics]:
         c, tokenizer, trained = self.config, frozen["tokenizer"], state.model.trained
 
         def loss(trained: PyTree[Array], micro: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Metrics]:
@@ -124,11 +130,15 @@ class Predict:
 
         read = {name: x for name, x in batch.items() if name in c.fields | {"latent"}}
         grads, metrics = accumulated(loss, c.accumulate, trained, read, key)
-        trained, optimizer = self.optimizer.update(grads, state.optimizer, trained)
-        model = state.model.with_trained(trained)
         more = {"gradient_norm": optax.global_norm(grads), "learning_rate": jnp.asarray(self.rate(state.step))}
-        ema = optim.ema_update(state.ema, model, state.step, c.ema_decay) if c.ema_decay else None
-        return PredictState(state.step + 1, model, ema, optimizer), metrics | more
+
+        def take(good: optim.Flag) -> PredictState:
+            updated, optimizer = self.optimizer.update(grads, state.optimizer, trained, good)
+            model = state.model.with_trained(updated)
+            ema = optim.ema_update(state.ema, model, state.step, c.ema_decay) if c.ema_decay else None
+            return PredictState(state.step + 1, model, optim.kept(good, ema, state.ema), optimizer)
+
+        return take, metrics | more
 
     def preview(
         self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]

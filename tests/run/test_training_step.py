@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from rqjax import __main__ as console
-from rqjax import mesh
+from rqjax import mesh, optim
 from rqjax.errors import RunError
 from rqjax.programs.train import train
 from rqjax.run import frozen, training_step
@@ -49,11 +49,21 @@ def small_step(state, frozen, batch, key):
     return new, {"loss": loss, "gradient_norm": optax.global_norm(grad), "usage": jnp.ones(4)}
 
 
+def proposing(step):
+    """The step before it is taken, of one that is taken at once."""
+
+    def propose(state, frozen, batch, key):
+        new, metrics = step(state, frozen, batch, key)
+        return lambda good: dataclasses.replace(optim.kept(good, new, state), step=new.step), metrics
+
+    return propose
+
+
 def run(batches, max_skipped):
     """The states and metrics along `batches`, from a state of ones."""
     params = jnp.ones(3)
     state, skips = State(jnp.int32(0), params, ADAM.init(params), jnp.zeros(3)), Skips.none()
-    step = jax.jit(guarded(small_step, max_skipped))
+    step = jax.jit(guarded(proposing(small_step), max_skipped))
     states, seen = [state], []
     for value in batches:
         state, skips, metrics = step(state, skips, jnp.zeros(()), jnp.full(3, value), jax.random.key(0))
@@ -85,7 +95,9 @@ def test_any_one_metric_is_enough(name):
 
     params = jnp.ones(3)
     state = State(jnp.int32(0), params, ADAM.init(params), jnp.zeros(3))
-    new, skips, _ = jax.jit(guarded(step, 2))(state, Skips.none(), jnp.zeros(()), jnp.ones(3), jax.random.key(0))
+    new, skips, _ = jax.jit(guarded(proposing(step), 2))(
+        state, Skips.none(), jnp.zeros(()), jnp.ones(3), jax.random.key(0)
+    )
     assert same_but_for_the_step(new, state)
     assert int(skips.total) == 1
 
@@ -128,17 +140,22 @@ def poisoned(monkeypatch):
         def poisoned_build(self, steps):
             stage = build(self, STEPS)
 
-            def train_step(state, frozen, batch, key):
-                new, metrics = stage.train_step(state, None, batch, key)
-                spoilt = frozen[new.step]
+            def propose(state, frozen, batch, key):
+                take, metrics = stage.propose(state, None, batch, key)
+                spoilt = frozen[state.step + 1]
 
-                def spoil(x):
-                    return jnp.where(spoilt, jnp.nan, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+                def spoil(tree, where):
+                    def nan(x):
+                        return jnp.where(where, jnp.nan, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
-                return jax.tree.map(spoil, new), jax.tree.map(spoil, metrics)
+                    return jax.tree.map(nan, tree)
 
-            parts = {name: getattr(stage, name) for name in ("init", "frozen_shapes", "preview", "evaluate")}
-            return types.SimpleNamespace(train_step=train_step, **parts)
+                return lambda good: spoil(take(good), spoilt & good), spoil(metrics, spoilt)
+
+            parts = {
+                name: getattr(stage, name) for name in ("init", "train_step", "frozen_shapes", "preview", "evaluate")
+            }
+            return types.SimpleNamespace(propose=propose, **parts)
 
         monkeypatch.setattr(kind, "build", poisoned_build)
         spoilt = jnp.isin(jnp.arange(STEPS), jnp.array(bad))

@@ -283,6 +283,31 @@ def test_ema_averages_the_model_after_each_step():
     assert float(two.ema.quantizer) == pytest.approx(0.15 * 0.9 + 0.85 * 2)
 
 
+@pytest.mark.parametrize("changes", [{}, {"codebook_updates_per_step": 2}, {"disc_weight": 0.0, "ema_decay": 0.0}])
+def test_a_step_that_is_not_good_leaves_all_but_the_count_as_it_was(changes):
+    """Also where gradients are NaN, as here in the first convolution."""
+    stage = config(**{"ema_decay": 0.9, "optimizer": OptimizerConfig(clip_norm=1.0)} | changes).build(10)
+    state = stage.init(jax.random.key(0))
+    state.model.network.encoder.bias[...] = state.model.network.encoder.bias.at[0].set(jnp.nan)
+
+    @jax.jit
+    def step(state, good):
+        take, metrics = stage.propose(state, None, batch(), jax.random.key(1))
+        return take(good), metrics
+
+    after, metrics = step(state, False)
+    assert np.isnan(metrics["gradient_norm"])
+    assert int(after.step) == 1
+    before, after = to_arrays(state), to_arrays(after)
+    assert list(before) == list(after)
+    assert [name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)] == ["step"]
+    taken = to_arrays(step(state, True)[0])
+    changed = {name for name in before if not np.array_equal(before[name], taken[name], equal_nan=True)}
+    kept = {name for name in before if name.endswith("quantizer") and "ema" not in name} - changed
+    assert not kept
+    assert changed >= {name for name in before if "optimizer" in name or "discriminator" in name}
+
+
 # --- whole runs
 
 

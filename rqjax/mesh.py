@@ -87,9 +87,14 @@ def auto_shape(devices: Sequence[jax.Device], rows: int, state: PyTree) -> str:
         fits = all(whole % model == 0 for whole in (each, *heads)) and rows % (slices * each // model) == 0
         if fits and _largest_layer(state) <= GATHERED * model:
             return f"{slices}x{each // model}x{model}"
+    whole, data = slices * each, math.gcd(rows, each)
+    near = " or ".join(str(n) for n in (rows // whole * whole, (rows // whole + 1) * whole) if n)
+    other = (
+        f", as {data}x{each // data}, which gives {each // data} devices the same work" if data > 1 == slices else ""
+    )
     raise InputError(
         f"no mesh of {len(devices)} devices splits {rows} rows: choose data.batch (and stage.accumulate) so that"
-        f" a microbatch is a multiple of {slices * each}, or a mesh"
+        f" a microbatch is a multiple of {whole}, as {near}, or a mesh{'' if heads else other}"
     )
 
 

@@ -30,6 +30,16 @@ def test_auto_gives_every_device_a_row_and_splits_layers_that_are_too_large():
         mesh.auto_shape(jax.devices(), 3, state(64, 4))
 
 
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [(12, "as 8 or 16, or a mesh, as 4x2, which gives 2 devices the same work$"), (3, "as 8, or a mesh$")],
+)
+def test_a_batch_that_no_mesh_splits_is_refused_with_one_that_is_split(rows, remedy):
+    """A state without heads, as that of convolutions, has no use for a model axis."""
+    with pytest.raises(InputError, match=remedy):
+        mesh.auto_shape(jax.devices(), rows, {"kernel": jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.float32)})
+
+
 def test_placement_is_by_rule_and_by_the_largest_divisible_dimension():
     zeros = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
     state = {

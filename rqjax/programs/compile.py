@@ -173,7 +173,10 @@ def _step(config: Config, stage: Stage, devices: Sequence[jax.Device]) -> Progra
     placement = training_step.place(config, stage, devices)
     rows, parts = config.data.batch, mesh.shards(placement.mesh)
     if rows % parts:
-        raise InputError(f"data.batch={rows} is not a multiple of the mesh's {parts} parts")
+        raise InputError(
+            f"data.batch={rows} is not a multiple of the mesh's {parts} parts: choose another --config.data.batch, as"
+            f" {(rows // parts + 1) * parts}, or another --mesh"
+        )
     arguments = (
         placement.abstract,
         mesh.with_sharding(jax.eval_shape(Skips.none), placement.whole),

@@ -8,7 +8,9 @@ import dataclasses
 import math
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Literal
 
 PASSES = {lax.Precision.HIGHEST: 6, lax.Precision.HIGH: 3}
 """How many passes in bfloat16 a TPU's matrix unit makes of one float32 product at this precision; else one."""
@@ -20,21 +22,23 @@ class Flops:
 
     total: int
     passes: int  # the same with each operation as often as a TPU repeats it for its precision
+    bfloat16: int  # of the total, those of two operands in bfloat16
 
     def __add__(self, other: "Flops") -> "Flops":
-        return Flops(self.total + other.total, self.passes + other.passes)
+        return Flops(self.total + other.total, self.passes + other.passes, self.bfloat16 + other.bfloat16)
 
     def times(self, n: int) -> "Flops":
-        return Flops(self.total * n, self.passes * n)
+        return Flops(self.total * n, self.passes * n, self.bfloat16 * n)
 
 
 def count(jaxpr: Any) -> Flops:
     """The operations of a program as `jax.make_jaxpr`, or `.trace(...).jaxpr` of a jitted function, gives it.
 
-    Loops over a known number of iterations count as often; of a conditional the dearest branch counts, as does the body
-    of a loop without a known end, once. Element-wise operations and reductions are left out.
+    Loops over a known number of iterations count as often, those that may end earlier as if they did not; of a
+    conditional the dearest branch counts, and the body of a loop without a known end once. Element-wise operations and
+    reductions are left out.
     """
-    return sum((_of_equation(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns), Flops(0, 0))
+    return sum((_of_equation(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns), Flops(0, 0, 0))
 
 
 def _of_equation(equation: Any) -> Flops:
@@ -42,14 +46,22 @@ def _of_equation(equation: Any) -> Flops:
     if name == "dot_general":
         (contracted, _), _ = p["dimension_numbers"]
         depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-        return _flops(2 * equation.outvars[0].aval.size * depth, p["precision"])
+        return _flops(2 * equation.outvars[0].aval.size * depth, equation)
     if name == "conv_general_dilated":
-        return _flops(_convolution(equation), p["precision"])
+        return _flops(_convolution(equation), equation)
     if name == "scan":
         return count(p["jaxpr"]).times(p["length"])
+    if name == "while":
+        return count(p["body_jaxpr"]).times(_most(p["cond_jaxpr"].jaxpr)) + count(p["cond_jaxpr"])
     if name == "cond":
         return max((count(branch) for branch in p["branches"]), key=lambda flops: flops.total)
-    return sum((count(inner) for inner in _inner(p)), Flops(0, 0))
+    return sum((count(inner) for inner in _inner(p)), Flops(0, 0, 0))
+
+
+def _most(condition: Any) -> int:
+    """How often a loop runs at most that goes on while a counter from 0 is below a constant, and more holds; else 1."""
+    limits = (x.invars[1] for x in condition.eqns if x.primitive.name == "lt" and not x.invars[1].aval.shape)
+    return min((int(x.val) for x in limits if isinstance(x, Literal)), default=1)
 
 
 def _convolution(equation: Any) -> int:
@@ -69,6 +81,8 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     return [x for x in found if hasattr(getattr(x, "jaxpr", x), "eqns")]
 
 
-def _flops(total: int, precision: Any) -> Flops:
+def _flops(total: int, equation: Any) -> Flops:
+    precision = equation.params["precision"]
     first = precision[0] if isinstance(precision, tuple) else precision
-    return Flops(total, total * PASSES.get(first, 1))
+    both = all(operand.aval.dtype == jnp.bfloat16 for operand in equation.invars)
+    return Flops(total, total * PASSES.get(first, 1), total if both else 0)

@@ -29,6 +29,7 @@ class Plan(TypedDict, total=False):
     peak_bytes: int
     collectives: dict[str, dict[str, int]]  # count and bytes of each kind
     flops: float
+    flops_in_bfloat16: float
     flops_of_the_compiler_loops_once: float | None
     memory_traffic_bytes: int
     flops_per_byte: float
@@ -53,6 +54,7 @@ def figures(compiled: jax.stages.Compiled, text: str, work: Flops, devices: int,
         "argument_bytes": memory.argument_size_in_bytes,
         "collectives": collectives,
         "flops": work.total / devices,
+        "flops_in_bfloat16": work.bfloat16 / devices,
         "flops_of_the_compiler_loops_once": (compiled.cost_analysis() or {}).get("flops"),
         "memory_traffic_bytes": moved,
         "flops_per_byte": work.total / devices / max(moved, 1),
@@ -90,7 +92,8 @@ def describe(plan: Plan) -> Sequence[str]:
         lines.append(f"{kind:<18} {x['count']:>7} a step, {x['bytes'] / 1e9:8.2f} GB a device")
     seconds = plan["roofline_seconds"]
     lines += [
-        f"work       {plan['flops'] / 1e12:8.2f} TFLOP a device, {plan['flops_per_byte']:.0f} for each byte of memory",
+        f"work       {plan['flops'] / 1e12:8.2f} TFLOP a device, {plan['flops_per_byte']:.0f} for each byte of memory,"
+        f" {100 * plan['flops_in_bfloat16'] / max(plan['flops'], 1):.1f} % of it products of bfloat16",
         f"at least   {seconds['step']:8.3f} s: compute {seconds['compute']:.3f}, memory {seconds['memory']:.3f},"
         f" links {seconds['links']:.3f}; {plan['images'] / seconds['step']:.0f} images/s",
         *(f"  assumed: {line}" for line in plan["assumptions"]),

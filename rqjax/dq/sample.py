@@ -48,6 +48,10 @@ class State:
         return self.grain < 0
 
 
+Loop = tuple[Int[Array, ""], State]
+"""The tokens that a stretch of the loop has drawn, and the state."""
+
+
 @functools.partial(jax.jit, static_argnames="layout")
 def generate(
     network: DQTransformerNetwork,
@@ -75,12 +79,19 @@ def generate(
     parts = _unrolled(network, _context(network, texts, guide))
     step = functools.partial(_step, layout, parts, starts, keys, draws, fixed_positions, guide, given)
 
-    def going(end: int, state: State) -> Bool[Array, ""]:
-        return (state.t < jnp.minimum(end, limit - 1)) & ~jnp.all(state.done)
+    def going(most: int, carry: Loop) -> Bool[Array, ""]:
+        tokens, state = carry
+        return (tokens < most) & (state.t < limit - 1) & ~jnp.all(state.done)
+
+    def one_more(end: int, carry: Loop) -> Loop:
+        tokens, state = carry
+        return tokens + 1, step(end, state)
 
     state = start(layout, network, starts, 1 if guide is None else 2)
-    for _, end in stretches(layout.capacity - 1):
-        state = jax.lax.while_loop(functools.partial(going, end), functools.partial(step, end), state)
+    for first, end in stretches(layout.capacity - 1):
+        # a counter from 0 to a constant, so that rqjax.cost sees how long the loop may run
+        more, body = functools.partial(going, end - first), functools.partial(one_more, end)
+        _, state = jax.lax.while_loop(more, body, (jnp.int32(0), state))
     rows = state.rows if texts is None else dataclasses.replace(state.rows, texts=texts[:, None])
     return rows, codes_of(layout, state)
 

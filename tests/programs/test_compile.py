@@ -62,7 +62,25 @@ def test_flops_of_loops_branches_and_precision():
     assert count(loop, a).total == 5 * one
     assert count(jax.jit(branch), a).total == 2 * one
     exact = count(lambda x: jnp.matmul(x, a, precision="highest"), a)
-    assert (exact.total, exact.passes) == (one, 6 * one)
+    assert (exact.total, exact.passes, exact.bfloat16) == (one, 6 * one, 0)
+    half = a.astype(jnp.bfloat16)
+    both = count(lambda x, y: (x @ x, x @ y), half, a)
+    assert (both.total, both.bfloat16) == (2 * one, one)
+
+
+def test_a_loop_that_may_end_early_counts_to_its_end():
+    """Of a counter that runs from 0 to a constant; one without a known end counts once."""
+    a, one = jnp.ones((8, 8)), 2 * 8**3
+
+    def early(x, limit):
+        goes_on = lambda carry: (carry[0] < 7) & (carry[0] < limit) & ~jnp.all(carry[1] > 9)  # noqa: E731
+        return jax.lax.while_loop(goes_on, lambda carry: (carry[0] + 1, carry[1] @ a), (0, x))[1]
+
+    def unknown(x, limit):
+        return jax.lax.while_loop(lambda carry: carry[0] < limit, lambda c: (c[0] + 1, c[1] @ a), (0, x))[1]
+
+    assert count(early, a, 3).total == 7 * one
+    assert count(unknown, a, 3).total == one
 
 
 def test_collectives_are_multiplied_by_the_loops_around_them():

@@ -29,7 +29,8 @@ def load(
     `.model` is the model itself. A prior's tokenizer is in its folder `tokenizer`, if none is named. At most `batch`
     images are computed at once, over `devices`, or all that this process has. With the `dtype` "bfloat16" a prior's
     parameters take half of the memory, and it computes in it; softmax and logits stay float32, and so does its
-    tokenizer. Raises InputError for what is no model.
+    tokenizer. With "int8" the weights of its layers take a quarter; it computes in bfloat16, on CPUs in float32. Raises
+    InputError for what is no model.
     """
     from rqjax import api  # here, since importing rqjax alone must not import JAX
 

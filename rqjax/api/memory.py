@@ -54,7 +54,7 @@ class Plan:
         left = self.limit - self.weights
         each = left // (self.image + self.pixels)
         fit = self.devices * (each if each < DECODED else (left - DECODED * self.pixels) // self.image)
-        remedy = "not one image fits: take dtype=bfloat16, or a smaller model"
+        remedy = "not one image fits: take dtype=bfloat16 or int8, or a smaller model"
         raise InputError(f"{self}: {f'batch={fit} fits' if fit > 0 else remedy}")
 
     def __str__(self) -> str:

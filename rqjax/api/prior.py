@@ -20,8 +20,7 @@ from rqjax.checks import one_of
 from rqjax.errors import InputError, printable
 from rqjax.interface import Prior, PriorConfig, Tokenizer
 from rqjax.nets.guidance import Guidance
-from rqjax.nets.init import DTYPES
-from rqjax.nets.precision import computing_in
+from rqjax.nets.precision import PRECISIONS, computing_in
 from rqjax.nets.sampling import Draw, draws_of
 from rqjax.run.dataset import few
 from rqjax.run.directory import Run
@@ -47,7 +46,7 @@ class LoadedPrior(LoadedModel):
     ):
         super().__init__(run, batches, ema=ema)
         if dtype is not None:
-            one_of(DTYPES, dtype=dtype)
+            one_of(PRECISIONS, dtype=dtype)
         self._tokenizer_run, self.dtype = tokenizer, dtype
 
     @functools.cached_property

@@ -27,7 +27,7 @@ SAMPLE = flags.DEFINE_integer(
 DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
-    ["float32", "bfloat16"],
+    ["float32", "bfloat16", "int8"],
     "Of --sample: of the prior's parameters and of the computation, as `rqjax sample --dtype`.",
     flag_values=FLAGS,
 )

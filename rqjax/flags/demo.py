@@ -30,8 +30,9 @@ EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kep
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
-    ["float32", "bfloat16"],
-    "Of the prior's parameters and its computation: bfloat16 takes half of the memory; as it was trained if not given.",
+    ["float32", "bfloat16", "int8"],
+    "Of the prior's parameters and its computation: bfloat16 takes half of the memory, int8 a quarter for its layers; as"
+    " it was trained if not given.",
     flag_values=FLAGS,
 )
 cache.define(FLAGS)

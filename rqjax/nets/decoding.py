@@ -23,6 +23,7 @@ from rqjax.mesh import constrain, name_of, platform
 from rqjax.nets import scanned_decoding
 from rqjax.nets.caches import Cache, attend, write
 from rqjax.nets.crossing import crossed, crossed_by_all, read
+from rqjax.nets.int8 import Int8Linear, kernel_of
 from rqjax.nets.scanned_decoding import Scanned
 from rqjax.nets.transformer import Block, Context, Crossed, Index, Stack, causal, gelu, place
 
@@ -102,15 +103,15 @@ def stretches(positions: int) -> list[tuple[int, int]]:
 def _layer(block: Block, context: Context | None) -> Layer:
     three = (block.query, block.key, block.value)
     # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
-    kernel = rearrange([x.kernel[...] for x in three], "part dim heads size -> (heads part size) dim")
+    kernel = rearrange([kernel_of(x) for x in three], "part dim heads size -> (heads part size) dim")
     biases = [_bias(x) for x in three]
     bias = None if biases[0] is None else rearrange(biases, "part heads size -> (heads part size)")
-    proj = Linear(rearrange(block.proj.kernel[...], "heads size dim -> dim (heads size)"), _bias(block.proj))
-    up, down = (Linear(x.kernel[...].T, _bias(x)) for x in (block.up, block.down))
+    proj = Linear(rearrange(kernel_of(block.proj), "heads size dim -> dim (heads size)"), _bias(block.proj))
+    up, down = (Linear(kernel_of(x).T, _bias(x)) for x in (block.up, block.down))
     return Layer(block, Linear(kernel, bias), proj, up, down, crossed(block, context))
 
 
-def _bias(layer: nnx.LinearGeneral) -> Array | None:
+def _bias(layer: nnx.LinearGeneral | Int8Linear) -> Array | None:
     return None if layer.bias is None else layer.bias[...]
 
 
@@ -139,7 +140,7 @@ def footprint(stacks: Sequence[tuple[Stack, int]], codes: int) -> Footprint:
         item = jnp.dtype(stack.dtype).itemsize
         if stack.blocks is not None:
             kernel = stack.blocks.query.kernel
-            if platform() != "tpu" or kernel.dtype != stack.dtype:  # else read where they are
+            if platform() != "tpu" or kernel.dtype not in (stack.dtype, jnp.int8):  # else read where they are
                 layers += item * sum(x.size for x in jax.tree.leaves(stack))
             count, _, heads, size = kernel.shape
             row += item * 2 * count * heads * length * size
@@ -161,13 +162,15 @@ def decode(
 
 
 def in_compute_dtype(module: Module, dtype: DTypeLike) -> Module:
-    """A copy of a module with its matrices and biases in `dtype` but its norms in float32.
+    """A copy of a module with its matrices and biases in `dtype` but its norms in float32, and int8 as it is.
 
     It computes the same numbers: a loop over tokens need not convert them each time.
     """
 
     def convert(path: KeyPath, x: Array) -> Array:
-        return x if "norm" in name_of(path) else x.astype(dtype)
+        name = name_of(path)
+        as_it_is = "norm" in name or name.endswith("/scale") or not jnp.issubdtype(x.dtype, jnp.floating)
+        return x if as_it_is else x.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(convert, module)
 

@@ -6,29 +6,50 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import Array, Key
 
+from rqjax.mesh import platform
 from rqjax.nets.decoding import in_compute_dtype
 from rqjax.nets.init import DTYPES
+from rqjax.nets.int8 import in_int8
 
 Model = TypeVar("Model")
+INT8 = "int8"
+"""The precision of a prior whose layers have their weights in eight bits; everything else is floats."""
+PRECISIONS = (*DTYPES, INT8)
+"""The precisions that a prior draws in."""
+
+
+def computed(dtype: str | None) -> str | None:
+    """The type that a precision computes in: with int8 weights float32 on CPUs, bfloat16 elsewhere."""
+    return ("float32" if platform() == "cpu" else "bfloat16") if dtype == INT8 else dtype
 
 
 def made_in(config: Any, key: Key[Array, ""], dtype: str | None) -> Any:
-    """A new model of a configuration; a prior with another `dtype`, of nets.init.DTYPES, computes in it and has its
+    """A new model of a configuration; a prior with another `dtype`, of PRECISIONS, computes in it and has its
     parameters in it, but for its norms.
     """
     if dtype is None:
         return config.init(key)
+    if dtype == INT8:
+        return with_int8(config.init(key))
     model = dataclasses.replace(config, dtype=dtype).init(key)
     return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
 
 
+def with_int8(prior: Any) -> Any:
+    """A prior with the kernels of its layers in int8, and its other arrays as computed() says, but for its norms."""
+    dtype = computed(INT8)
+    assert dtype is not None
+    prior = computing_in(prior, dtype)
+    return prior.with_trained(in_compute_dtype(in_int8(prior.trained), DTYPES[dtype]))
+
+
 def computing_in(model: Model, dtype: str | None) -> Model:
-    """The model with the same arrays that computes in `dtype`, of nets.init.DTYPES; itself for None.
+    """The model with the same arrays that computes as `dtype`, of PRECISIONS, says; itself for None.
 
     A model whose configuration has no `dtype` stays as it is. What it computes in float32 whatever its `dtype`, as a
     tokenizer's latents, stays in float32.
     """
-    config: Any = getattr(model, "config", None)
+    config, dtype = getattr(model, "config", None), computed(dtype)
     if dtype is None or not hasattr(config, "dtype"):
         return model
     like = jax.eval_shape(dataclasses.replace(config, dtype=dtype).init, jax.random.key(0))

@@ -9,11 +9,14 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, printable
 from rqjax.interface import TokenizerConfig
-from rqjax.nets.precision import made_in
+from rqjax.mesh import with_sharding
+from rqjax.nets.precision import INT8, made_in, with_int8
 from rqjax.run import words
 from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
@@ -97,12 +100,17 @@ class Run:
     def model(self, *, ema: bool = True, dtype: str | None = None) -> Any:
         """The model as its configuration describes it: a Tokenizer, a Prior or a Classifier.
 
-        A prior may compute in another `dtype` of nets.init.DTYPES, and have its parameters in it, but for its norms.
+        A prior may compute in another `dtype` of nets.precision, and have its parameters in it, but for its norms.
+        Those of int8 are made on the host, so that a device never holds them as floats.
         """
-
+        floats = None if dtype == INT8 else dtype
         with _describing(self.path):
-            like = jax.eval_shape(lambda key: made_in(self.config.stage.model, key, dtype), jax.random.key(0))
-        return self.weights(like, ema=ema)
+            like = jax.eval_shape(lambda key: made_in(self.config.stage.model, key, floats), jax.random.key(0))
+        if dtype != INT8:
+            return self.weights(like, ema=ema)
+        here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        made = jax.device_get(with_int8(self.weights(with_sharding(like, here), ema=ema)))
+        return jax.tree.map(jnp.asarray, made)
 
     @functools.cached_property
     def kept_tokenizer(self) -> "Run | None":

@@ -1,4 +1,4 @@
-"""Priors in bfloat16, and the memory that drawing takes."""
+"""Priors in bfloat16 and in int8, and the memory that drawing takes."""
 
 import dataclasses
 import types
@@ -55,6 +55,21 @@ def test_greedy_codes_mostly_agree_with_float32(prior, half, figures):
     assert half.generate("Bag", count=4, guidance=2.0).images.shape == (4, 8, 8, 3)
 
 
+def test_in_int8_the_layers_that_draw_take_a_quarter(prior):
+    """The rest is float32 here, on a CPU, and so are pixels."""
+    small = rqjax.load(prior.run.path, devices=ONE, batch=4, dtype="int8")
+    arrays = jax.tree_util.tree_leaves_with_path(small.model)
+    kinds = {name_of(path): array.dtype for path, array in arrays}
+    kernels = {name for name, kind in kinds.items() if kind == jnp.int8}
+    assert kernels == {name for name in kinds if "blocks/" in name and name.endswith("/kernel")}
+    assert set(kinds.values()) == {jnp.dtype("int8"), jnp.dtype("float32")}
+    scales = sum(x.size for path, x in arrays if "norm" not in name_of(path) and name_of(path).endswith("/scale"))
+    saved = sum(3 * x.size for _, x in arrays if x.dtype == jnp.int8) - 4 * scales
+    assert bytes_of(small.model) == bytes_of(prior.model) - saved
+    made = small.generate("Bag", count=4)
+    np.testing.assert_array_equal(made.images, small.tokenizer.decode(made.codes).images)
+
+
 def plan_of(prior, images=4, guided=False):
     draws = draws_by_stream(prior.config.stage.model.streams, 1.0, 0, 1.0)
     return prior.plan(prior.request("Bag", None, images, 0, draws, Guidance(scale=2.0 if guided else 1.0)))
@@ -76,7 +91,10 @@ def test_the_caches_of_an_image_are_counted(residual):
 def test_batches_that_do_not_fit_are_refused_with_one_that_does(residual, monkeypatch):
     plan = plan_of(residual)
     each = plan.image + plan.pixels
-    for room, advice in ((2.5, "batch=2 fits"), (0.5, "not one image fits: take dtype=bfloat16, or a smaller model")):
+    for room, advice in (
+        (2.5, "batch=2 fits"),
+        (0.5, "not one image fits: take dtype=bfloat16 or int8, or a smaller model"),
+    ):
         monkeypatch.setattr(memory, "limit_of", lambda _, room=room: plan.weights + int(room * each))
         with pytest.raises(
             InputError, match=rf"4 images at once take about .* MiB, .* for weights, of .* MiB of each device: {advice}"
@@ -108,7 +126,7 @@ def test_the_least_memory_of_several_devices_counts_if_all_tell():
 
 
 def test_other_types_and_other_models_are_refused(residual):
-    with pytest.raises(InputError, match="dtype is 'float16': expected one of float32, bfloat16"):
+    with pytest.raises(InputError, match="dtype is 'float16': expected one of float32, bfloat16, int8"):
         rqjax.load(residual.run.path, dtype="float16")
     with pytest.raises(InputError, match=r"dtype is 'bfloat16', and .* holds a RQVAEConfig: it is for priors"):
         rqjax.load(residual.run.path / "tokenizer", dtype="bfloat16")

@@ -31,8 +31,8 @@ DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
     ["float32", "bfloat16", "int8"],
-    "Of the prior's parameters and its computation: bfloat16 takes half of the memory, int8 a quarter for its layers; as"
-    " it was trained if not given.",
+    "Of the prior's parameters and its computation: bfloat16 takes half of the memory, int8 a quarter for its layers;"
+    " as it was trained if not given.",
     flag_values=FLAGS,
 )
 cache.define(FLAGS)

@@ -65,8 +65,8 @@ DTYPE = flags.DEFINE_enum(
     None,
     ["float32", "bfloat16", "int8"],
     "Of the prior's parameters, its computation and that of the pixels: bfloat16 takes half of the memory; int8 has the"
-    " weights of the prior's layers in a quarter of it, and computes in bfloat16 (on CPUs float32); as they were trained"
-    " if not given.",
+    " weights of the prior's layers in a quarter of it, and computes in bfloat16 (on CPUs float32); as they were"
+    " trained if not given.",
     flag_values=FLAGS,
 )
 OUT = _string(

@@ -49,7 +49,8 @@ def computing_in(model: Model, dtype: str | None) -> Model:
     A model whose configuration has no `dtype` stays as it is. What it computes in float32 whatever its `dtype`, as a
     tokenizer's latents, stays in float32.
     """
-    config, dtype = getattr(model, "config", None), computed(dtype)
+    config: Any = getattr(model, "config", None)
+    dtype = computed(dtype)
     if dtype is None or not hasattr(config, "dtype"):
         return model
     like = jax.eval_shape(dataclasses.replace(config, dtype=dtype).init, jax.random.key(0))

@@ -18,18 +18,21 @@ from rqjax.cost.chips import GIB
 
 PRIORS = [step for step in STEPS if "transformer" in step]
 CHIPS = {"v5e": "1x1", "v6e": "1x1", "v5p": "1x1x1", "v5e, four": "2x2"}
-MOST = {"rq": 500, "dq": 125}
-"""Images a chip that are tried first; a sequence of DQ has up to 1,283 tokens."""
+INT8 = ("imagenet_rqtransformer:3800m",)
+"""Those that have a row for weights in int8 too."""
+MOST = {"dqtransformer": 125, "3800m": 250, "": 500}
+"""Images a chip that are tried first, by a part of the name; a sequence of DQ has up to 1,027 tokens."""
 START = "<!-- table: benchmarks/tpu_sampling_table.py -->"
 
 
-def largest(prior: str, chip: str, folder: pathlib.Path) -> dict[str, Any] | None:
+def largest(prior: str, dtype: str, chip: str, folder: pathlib.Path) -> dict[str, Any] | None:
     """The plan of the most images that `prior` draws at once there; None if not even a few fit."""
     topology, devices = f"{chip[:3]}:{CHIPS[chip]}", 4 if "four" in chip else 1
-    images = MOST["dq" if "dqtransformer" in prior else "rq"]
+    images = next(most for part, most in MOST.items() if part in prior)
+    kind = "" if dtype == "bfloat16" else f"-{dtype}"
     while images > 1:
-        path = folder / f"{prior}-{topology}-{images * devices}.json".replace(":", "-")
-        found = compiled(prior, topology, path, "--sample", str(images * devices))
+        path = folder / f"{prior}-{topology}-{images * devices}{kind}.json".replace(":", "-")
+        found = compiled(prior, topology, path, "--sample", str(images * devices), "--dtype", dtype)
         said = found.get("error") or ("fits" if found["fits"] else f"needs {found['needs']}")
         print(f"{prior}, {images * devices} images on {topology}: {said}", file=sys.stderr, flush=True)
         if found.get("fits"):
@@ -58,11 +61,12 @@ def main() -> None:
     if asked.into and (asked.only or asked.chips != list(CHIPS)):
         parser.error("--only and --chips make a part of the table, --into replaces the whole of it")
     asked.plans.mkdir(parents=True, exist_ok=True)
-    priors = [prior for prior in PRIORS if not asked.only or prior.startswith(tuple(asked.only))]
+    priors = [(prior, "bfloat16") for prior in PRIORS] + [(prior, "int8") for prior in INT8]
+    priors = [pair for pair in priors if not asked.only or pair[0].startswith(tuple(asked.only))]
     rows = [f"| prior | {' | '.join(asked.chips)} |", "|" + "---|" * (len(asked.chips) + 1)]
-    for prior in priors:
-        cells = [cell(largest(prior, chip, asked.plans)) for chip in asked.chips]
-        names = f"{prior}, {ALIKE[prior]}" if prior in ALIKE else prior
+    for prior, dtype in priors:
+        cells = [cell(largest(prior, dtype, chip, asked.plans)) for chip in asked.chips]
+        names = f"{prior}, {ALIKE[prior]}" if prior in ALIKE else prior + (f" in {dtype}" if dtype == "int8" else "")
         rows.append(f"| {names} | {' | '.join(cells)} |")
     made = "\n".join(rows)
     print(made)

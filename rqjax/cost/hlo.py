@@ -87,7 +87,8 @@ def _computations(text: str) -> tuple[dict[str, Computation], str]:
 def _executed(computations: dict[str, Computation], entry: str) -> dict[str, int]:
     """How often each computation runs in one call; those inside fusions are left out.
 
-    A loop whose condition compares with no constant counts once, a conditional as if it took every branch.
+    A loop that may end early counts to its end, one whose condition compares with no constant once, and a conditional
+    as if it took every branch.
     """
     times: dict[str, int] = defaultdict(int)
 
@@ -111,18 +112,19 @@ def _calls(instruction: Instruction) -> list[str]:
 
 
 def _iterations(instruction: Instruction, computations: dict[str, Computation]) -> int:
-    """Of a loop that says so, or that counts from 0 to the constant in its condition, as a scan's does; else 1."""
+    """Of a loop that says so, or that counts from 0 to a constant in its condition, as a scan's does; else 1.
+
+    It may end earlier for another reason. Of several constants the least counts.
+    """
     if instruction.opcode != "while":
         return 1
     if trips := _TRIPS.search(instruction.rest):
         return int(trips[1])
     condition = _CONDITION.search(instruction.rest)
     inside = computations.get(condition[1], {}) if condition else {}
-    for compare in (x for x in inside.values() if x.opcode == "compare"):
-        for constant in (inside[name] for name in compare.operands if name in inside):
-            if constant.opcode == "constant" and constant.inside.isdigit():
-                return int(constant.inside)
-    return 1
+    compares = (x for x in inside.values() if x.opcode == "compare" and "direction=LT" in x.rest)
+    found = (inside[name] for compare in compares for name in compare.operands if name in inside)
+    return min((int(x.inside) for x in found if x.opcode == "constant" and x.inside.isdigit()), default=1)
 
 
 def collectives(program: Program) -> dict[str, dict[str, int]]:

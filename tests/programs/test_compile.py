@@ -140,6 +140,17 @@ def test_a_text_read_line_by_line():
     assert hlo.traffic(hlo.parse(TEXT)) == 10 * (fusion + gather + copy + compare)
 
 
+def test_a_loop_that_may_end_early_counts_to_the_nearest_end():
+    """Its condition also compares a sum with a larger constant, and asks for something else."""
+    more = """  %far = s32[] constant(1000)
+  %later = pred[] compare(%i, %far), direction=LT
+  %never = pred[] compare(%i, %n), direction=EQ
+"""
+    early = TEXT.replace("  ROOT %lt = pred[]", f"{more}  ROOT %lt = pred[]")
+    assert early != TEXT
+    assert hlo.collectives(hlo.parse(early)) == hlo.collectives(hlo.parse(TEXT))
+
+
 NESTED = """HloModule m
 
 %inner (param_0: f32[10,100], param_1: s32[]) -> f32[1,100] {

@@ -7,7 +7,7 @@ The set comes from two npm packages, both MIT: @lobehub/fluent-emoji-3d (the ima
     .venv/bin/rqjax train --config emoji:rqvae --workdir runs/emoji
     .venv/bin/rqjax train --config emoji:rqtransformer --workdir runs/emoji_prior \
         --config.stage.tokenizer_path=runs/emoji
-    .venv/bin/rqjax sample --prior runs/emoji_prior --text "a red apple" --out apple.png
+    .venv/bin/rqjax sample --prior runs/emoji_prior --text "a red apple" --count 8 --out apple.png
 Variants of an emoji (tones of skin, women and men) are on one side of the split. Images become an 8x8 map of stacks of
 4 codes out of 512; captions have up to 16 tokens of 1024. Loss: 0.9 image + 0.1 text, as the CC-3M model of the paper;
 a tenth of the captions is left out while training, so that samples can be guided.
@@ -55,7 +55,7 @@ RQTRANSFORMER = RQTransformerConfig(
     depth=4,
     codebook_size=(512,),
     input_dim=64,
-    dim=128,
+    dim=192,
     body_layers=4,
     head_layers=1,
     body_heads=4,
@@ -119,9 +119,9 @@ DQTRANSFORMER = DQTransformerConfig(
 def get_config(variant: str = "rqvae") -> Config:
     makers = {
         "rqvae": lambda: _tokenizer(RQVAE),
-        "rqtransformer": lambda: _prior(RQTRANSFORMER, RQVAE),
+        "rqtransformer": lambda: _prior(RQTRANSFORMER, RQVAE, steps=3_000, guidance=1.5),
         "dqvae": lambda: _tokenizer(DQVAE),
-        "dqtransformer": lambda: _prior(DQTRANSFORMER, DQVAE),
+        "dqtransformer": lambda: _prior(DQTRANSFORMER, DQVAE, steps=2_000, guidance=3.0),
     }
     if variant not in makers:
         raise InputError(f"variant {variant!r}: expected one of {', '.join(makers)}")
@@ -144,8 +144,10 @@ def _tokenizer(model: TokenizerConfig) -> Config:
     return Config(stage=stage, data=data, steps=1_000, log_every=50, preview_every=500, save_every=500)
 
 
-def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: TokenizerConfig) -> Config:
-    stage = PredictConfig(model=model, tokenizer=tokenizer, top_p=0.9, guidance=3.0)
+def _prior(
+    model: RQTransformerConfig | DQTransformerConfig, tokenizer: TokenizerConfig, *, steps: int, guidance: float
+) -> Config:
+    stage = PredictConfig(model=model, tokenizer=tokenizer, top_p=0.9, guidance=guidance)
     stage.optimizer.learning_rate, stage.optimizer.warmup_steps = 2e-3, 100
     data = DataConfig(
         name="captions",
@@ -158,4 +160,4 @@ def _prior(model: RQTransformerConfig | DQTransformerConfig, tokenizer: Tokenize
         batch=32,
         threads=2,
     )
-    return Config(stage=stage, data=data, steps=2_000, log_every=50, preview_every=500, save_every=500)
+    return Config(stage=stage, data=data, steps=steps, log_every=50, preview_every=500, save_every=500)

@@ -30,6 +30,13 @@ def test_auto_gives_every_device_a_row_and_splits_layers_that_are_too_large():
         mesh.auto_shape(jax.devices(), 3, state(64, 4))
 
 
+@pytest.mark.parametrize(("devices", "shape"), [(16, "1x16x1"), (32, "1x16x2"), (64, "1x16x4"), (128, "1x16x8")])
+def test_auto_splits_heads_where_rows_do_not_go_round(devices, shape):
+    """240 rows, the batch of every published DQ-Transformer, on more than 16 devices."""
+    heads = {"blocks": {"query": {"kernel": jax.ShapeDtypeStruct((18, 1024, 8, 128), jnp.float32)}}}
+    assert mesh.auto_shape(jax.devices()[:1] * devices, 240, heads) == shape
+
+
 @pytest.mark.parametrize(
     ("rows", "remedy"),
     [(12, "as 8 or 16, or a mesh, as 4x2, which gives 2 devices the same work$"), (3, "as 8, or a mesh$")],

@@ -34,7 +34,11 @@ class GrainEncoder(Trunk):
         super().__init__(config, rngs)
         self.grains, dtype = grains, config.compute_dtype
         for name, width in zip(NAMES[grains], reversed(config.widths), strict=False):
-            setattr(self, f"mid_{name}", Mid(width, rngs=rngs, dtype=dtype, remat=config.remat))
+            setattr(
+                self,
+                f"mid_{name}",
+                Mid(width, rngs=rngs, dtype=dtype, remat=config.remat, keep_products=config.keep_products),
+            )
             setattr(self, f"norm_out_{name}", group_norm(width, rngs=rngs, dtype=dtype))
             setattr(self, f"conv_out_{name}", conv(width, config.z_channels, 3, rngs=rngs, dtype=dtype))
         if router is not None:

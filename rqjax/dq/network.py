@@ -47,6 +47,7 @@ class NetworkConfig:
     attention_dropout: float = 0.1  # of attention's weights
     dtype: str = "bfloat16"  # of computation; parameters are float32
     remat: bool = True  # activations are computed again in the backward pass
+    keep_products: bool = False  # with remat: but not the results of products with weights
 
     @property
     def condition(self) -> AnyCondition:
@@ -86,7 +87,8 @@ class DQTransformerNetwork(nnx.Module):
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
         c, dim, layout = config, config.dim, config.layout
         dtype = DTYPES[c.dtype]
-        plain = BlockSettings(dropout=c.dropout, attention_dropout=c.attention_dropout, dtype=dtype)
+        rates = {"dropout": c.dropout, "attention_dropout": c.attention_dropout}
+        plain = BlockSettings(**rates, keep_products=c.keep_products, dtype=dtype)
         block = dataclasses.replace(plain, context=c.text_dim if c.text_vocab else 0)
 
         def table(size: int) -> nnx.Embed:

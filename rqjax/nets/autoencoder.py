@@ -17,6 +17,7 @@ from rqjax.errors import InputError
 from rqjax.nets.convolution import convolve
 from rqjax.nets.init import DTYPES, torch_uniform
 from rqjax.nets.partition import by_batch, gathered
+from rqjax.nets.recompute import product, recomputed
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,6 +35,7 @@ class LevelConfig:
     z_channels: int = 256  # of the latent map
     dtype: str = "float32"  # of computation; parameters are float32
     remat: bool  # activations are computed again in the backward pass
+    keep_products: bool = False  # with remat: but not the results of convolutions
 
     @property
     def compute_dtype(self) -> DTypeLike:
@@ -88,7 +90,7 @@ class ResBlock(nnx.Module):
         self.nin_shortcut = conv(inputs, outputs, 1, rngs=rngs, dtype=dtype) if inputs != outputs else None
 
     def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h w outputs"]:
-        y = self.conv1(jax.nn.silu(self.norm1(x)))
+        y = product(self.conv1(jax.nn.silu(self.norm1(x))))
         y = self.conv2(jax.nn.silu(self.norm2(y)))
         return by_batch(y + (x if self.nin_shortcut is None else self.nin_shortcut(x)))
 
@@ -134,7 +136,7 @@ class Level(nnx.Module):
     def __init__(self, s: LevelConfig, i: int, inputs: int, blocks: int, rngs: nnx.Rngs, *, down=False, up=False):
         width, more = s.widths[i], {"rngs": rngs, "dtype": s.compute_dtype}
         attentions = blocks if s.resolution >> i in s.attn_resolutions else 0
-        self.remat = s.remat
+        self.remat, self.keep_products = s.remat, s.keep_products
         self.block = nnx.List([ResBlock(width if j else inputs, width, **more) for j in range(blocks)])
         self.attn = nnx.List([AttnBlock(width, **more) for _ in range(attentions)])
         self.downsample = Downsample(width, **more) if down else None
@@ -142,7 +144,7 @@ class Level(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h w outputs"]:
         for j, block in enumerate(self.block):
-            x = apply_block(block, x, self.remat)
+            x = apply_block(block, x, self.remat, self.keep_products)
             if len(self.attn):
                 x = self.attn[j](x)
         return x
@@ -151,20 +153,22 @@ class Level(nnx.Module):
 class Mid(nnx.Module):
     """A block, attention, a block, at the lowest resolution."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype, remat: bool):
-        self.remat = remat
+    def __init__(self, channels: int, *, rngs: nnx.Rngs, dtype, remat: bool, keep_products: bool = False):
+        self.remat, self.keep_products = remat, keep_products
         self.block_1 = ResBlock(channels, channels, rngs=rngs, dtype=dtype)
         self.attn_1 = AttnBlock(channels, rngs=rngs, dtype=dtype)
         self.block_2 = ResBlock(channels, channels, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        x = self.attn_1(apply_block(self.block_1, x, self.remat))
-        return apply_block(self.block_2, x, self.remat)
+        x = self.attn_1(apply_block(self.block_1, x, self.remat, self.keep_products))
+        return apply_block(self.block_2, x, self.remat, self.keep_products)
 
 
-def apply_block(block: ResBlock, x: Float[Array, "b h w inputs"], remat: bool) -> Float[Array, "b h w outputs"]:
-    """block(x); with remat its activations are computed again in the backward pass instead of kept."""
-    return jax.checkpoint(lambda block, x: block(x))(block, x) if remat else block(x)
+def apply_block(
+    block: ResBlock, x: Float[Array, "b h w inputs"], remat: bool, keep_products: bool
+) -> Float[Array, "b h w outputs"]:
+    """block(x), whose activations are kept for the backward pass or not: see nets.recompute."""
+    return recomputed(lambda block, x: block(x), remat, keep_products)(block, x)
 
 
 class Trunk(nnx.Module):
@@ -195,7 +199,7 @@ class Encoder(Trunk):
     def __init__(self, config: LevelConfig, rngs: nnx.Rngs):
         super().__init__(config, rngs)
         width, dtype = config.widths[-1], config.compute_dtype
-        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=config.remat)
+        self.mid = Mid(width, rngs=rngs, dtype=dtype, remat=config.remat, keep_products=config.keep_products)
         self.norm_out = group_norm(width, rngs=rngs, dtype=dtype)
         self.conv_out = conv(width, config.z_channels, 3, rngs=rngs, dtype=dtype)
 
@@ -214,7 +218,7 @@ class Decoder(nnx.Module):
         s, widths = config, config.widths
         self.dtype = s.compute_dtype
         self.conv_in = conv(s.z_channels, widths[-1], 3, rngs=rngs, dtype=s.compute_dtype)
-        self.mid = Mid(widths[-1], rngs=rngs, dtype=s.compute_dtype, remat=s.remat)
+        self.mid = Mid(widths[-1], rngs=rngs, dtype=s.compute_dtype, remat=s.remat, keep_products=s.keep_products)
         self.up = nnx.List(
             Level(s, i, inputs, s.num_res_blocks + 1, rngs, up=i > 0)
             for i, inputs in enumerate([*widths[1:], widths[-1]])

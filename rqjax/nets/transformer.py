@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import Rngs
 from rqjax.nets.partition import by_batch
+from rqjax.nets.recompute import recomputed
 from rqjax.nets.rope import rope_angles, rotate
 
 NORMAL = nnx.initializers.normal(0.02)
@@ -83,6 +84,8 @@ class BlockSettings:
     # two-dimensional rotary positions: tokens in front, rows and columns of the grid behind them; None: none
     rope: tuple[int, int, int] | None = None
     context: int = 0  # width of the features that cross-attention reads; 0: there is none
+    # what recomputes activations keeps the results of products with weights: less memory than all, little to do again
+    keep_products: bool = False
     dtype: DTypeLike = jnp.float32  # of computation
 
 
@@ -178,7 +181,7 @@ class Stack(nnx.Module):
 
         self.blocks = jax.vmap(make)(jax.random.split(rngs.params(), layers)) if layers else None
         self.layers = layers
-        self.remat = remat
+        self.remat, self.keep_products = remat, block.keep_products
         self.dtype, self.causal = block.dtype, block.causal
 
     def __call__(
@@ -204,7 +207,7 @@ class Stack(nnx.Module):
             return block(x, mask, layer_key, context), None
 
         keys = None if key is None else jax.random.split(key, self.layers)
-        step = jax.checkpoint(step, prevent_cse=False) if self.remat else step
+        step = recomputed(step, self.remat, self.keep_products, prevent_cse=False)
         return jax.lax.scan(step, by_batch(x.astype(self.dtype)), (self.blocks, keys))[0]
 
 

@@ -61,6 +61,7 @@ class NetworkConfig(BlockConfig):
     rope: bool = False  # two-dimensional rotary positions in the body, beside the learned ones; no official form
     dtype: str = "bfloat16"  # of computation (the release: float16); parameters are float32
     remat: bool = True  # activations are computed again in the backward pass
+    keep_products: bool = False  # with remat: but not the results of products with weights
 
     def __post_init__(self) -> None:
         self.body_heads = self.body_heads or max(self.dim // 64, 1)
@@ -89,7 +90,7 @@ class NetworkConfig(BlockConfig):
 
     def _settings(self, options: BlockConfig) -> BlockSettings:
         own = {field.name: getattr(options, field.name) for field in dataclasses.fields(BlockConfig)}
-        return BlockSettings(**own, qk_norm=self.qk_norm, dtype=DTYPES[self.dtype])
+        return BlockSettings(**own, qk_norm=self.qk_norm, keep_products=self.keep_products, dtype=DTYPES[self.dtype])
 
 
 class Classifier(nnx.Module):

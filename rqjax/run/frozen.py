@@ -15,7 +15,7 @@ from rqjax.store.model_folder import CONFIG
 from rqjax.store.remote import Path
 from rqjax.torchfile.lpips import check_there, load_lpips
 
-COMPUTATION = ("dtype", "remat")
+COMPUTATION = ("dtype", "remat", "keep_products")
 """Fields of a tokenizer's configuration in which a prior's may differ from the run: the weights are the same."""
 
 

@@ -107,24 +107,26 @@ def test_pixels_are_float32_also_when_features_are_not():
 
 
 def test_rematerialisation_changes_no_gradient(x):
-    def gradient(remat):
-        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": (8,)}, remat=remat)
+    def gradient(remat, keep_products=False):
+        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": (8,)}, remat=remat, keep_products=keep_products)
         level = ae.Level(settings, 0, 64, 1, rngs())
         return jax.jit(jax.grad(lambda level, x: jnp.sum(level(x) ** 2), argnums=(0, 1)))(level, x)
 
     # forward and backward: two convolutions of 3x3x64 terms, attention over 64 channels and 36 places; then all places
     terms = 2 * (2 * 9 * 64 + 4 * 64 + 2 * 36) + 2 * 36
-    assert_same_gradients(gradient(True), gradient(False), terms)  # an attention's key bias has none but rounding
+    for keep_products in (False, True):  # an attention's key bias has no gradient but rounding
+        assert_same_gradients(gradient(True, keep_products), gradient(False), terms)
 
 
 def test_rematerialisation_keeps_fewer_activations(x):
-    def kept(remat):
-        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": ()}, remat=remat)
+    def kept(remat, keep_products=False):
+        settings = ae.LevelConfig(**SIZES | {"attn_resolutions": ()}, remat=remat, keep_products=keep_products)
         level = ae.Level(settings, 1, 64, 2, rngs())
         _, backward = jax.vjp(lambda level, x: level(x), level, x)
         return sum(leaf.size for leaf in jax.tree.leaves(backward) if leaf.shape == x.shape)
 
-    assert kept(True) < kept(False) / 2
+    assert kept(True) < kept(True, keep_products=True) < kept(False) / 2
+    assert kept(True, keep_products=True) == kept(True) + 2 * x.size  # the first convolution's results of two blocks
 
 
 def test_initial_values_are_as_pytorch_draws_them():

@@ -33,10 +33,13 @@ from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 from rqjax.rq.vae import RQVAE
 from rqjax.run.skips import Skips, guarded
+from rqjax.run.training_step import compiler_options
 from rqjax.stages.autoencode import AutoencodeConfig, AutoencodeState
 from rqjax.stages.predict import PredictConfig, PredictState
 
 KEY = 0
+LEAN: dict[str, Any] = {"remat": True, "keep_products": True}
+"""What training steps keep: results of products, and what these cannot give again."""
 
 
 def by_rule(config: ModelConfig) -> Any:
@@ -49,7 +52,9 @@ class Step:
     """A training step, compiled at its first run, from a state with the rule's weights."""
 
     def __init__(self, stage: Stage, state: PyTree, frozen: PyTree, batch: dict[str, np.ndarray]):
-        self.step: Any = jax.jit(guarded(stage.propose, 10), donate_argnums=0)  # then what it compiles to
+        self.step: Any = jax.jit(  # then what it compiles to
+            guarded(stage.propose, 10), donate_argnums=0, compiler_options=compiler_options(jax.devices())
+        )
         self.state, self.skips = state, Skips.none()
         self.rest = (frozen, jax.tree.map(jnp.asarray, batch), jax.random.key(KEY))
         self.metrics: dict[str, jax.Array] = {}
@@ -98,7 +103,7 @@ class TokenizerStep(Step):
     """A step of a tokenizer with its discriminator; its first run is the check."""
 
     def __init__(self, row: dict[str, Any]):
-        config: Any = model_config(row["tokenizer"])  # a tokenizer's: of RQ or DQ
+        config: Any = dataclasses.replace(model_config(row["tokenizer"]), **LEAN)  # a tokenizer's: of RQ or DQ
         self.options = disc = row["discriminator"]
         self.named, self.noise = row["checked"], (row["batch"], *row["noise"]) if row.get("noise") else None
         stage = AutoencodeConfig(model=config, perceptual_weight=0.0, disc_groups=1, **disc).build(1000)
@@ -160,12 +165,12 @@ class PriorStep(Step):
 
 
 def prior_of(row: dict[str, Any]) -> tuple[RQTransformerConfig, RQTransformer, RQVAE]:
-    """A prior that computes as the official one does: nothing twice, all logits at once, in float32, against codes; and
-    its tokenizer.
+    """A prior that computes as the official one does: no product twice, all logits at once, in float32, against codes;
+    and its tokenizer.
     """
     config = model_config(row["prior"])
     assert isinstance(config, RQTransformerConfig)
-    once = {"remat": False, "loss_chunk": config.code_shape[0] * config.code_shape[1]}
+    once = LEAN | {"loss_chunk": config.code_shape[0] * config.code_shape[1]}
     config = dataclasses.replace(config, dtype="float32", target="hard", stochastic=False, **once)
     tokenizer, model = by_rule(model_config(row["tokenizer"])), by_rule(config)
     assert isinstance(tokenizer, RQVAE)
@@ -195,7 +200,7 @@ class DQPriorStep(PriorStep):
 
     def __init__(self, row: dict[str, Any]):
         config: Any = model_config(row["prior"])  # a DQTransformerConfig
-        config = dataclasses.replace(config, row_lengths=(644, 836))
+        config = dataclasses.replace(config, row_lengths=(644, 836), **LEAN)
         model, tokenizer = by_rule(config), by_rule(model_config(row["tokenizer"]))
         codes = Codes(*map(jnp.asarray, served.dynamic_codes(row["batch"], row["grids"], row["codes"])))
         self.begin(model, tokenizer, {"latent": np.asarray(packed(codes))}, clip_norm=0.0, weight_decay=0.01)

@@ -216,3 +216,24 @@ def test_the_command_line_ends_with_one_line_and_status_1(tmp_path, monkeypatch,
     assert err.startswith("rqjax: ")
     assert "2 steps in a row up to step" in err
     assert err.count("\n") == 1
+
+
+def test_one_cpu_is_asked_for_the_order_that_holds_least():
+    """Several exchange data, for which that order is not made."""
+    devices = jax.devices()
+    assert list(training_step.compiler_options(devices[:1])) == ["xla_cpu_scheduler_type"]
+    assert training_step.compiler_options(devices[:2]) == {}
+
+
+def test_that_order_changes_no_number_and_holds_less():
+    """Of eight chains of four arrays each, not all are held at once."""
+
+    def step(x):
+        return [jnp.sum(jnp.cumsum(jnp.cumsum(x + i, axis=0), axis=1) ** 2) for i in range(8)]
+
+    lowered = jax.jit(step).lower(jnp.ones((256, 256)))
+    plain, lean = (lowered.compile(compiler_options=o) for o in ({}, training_step.compiler_options(jax.devices()[:1])))
+    assert lean.memory_analysis().temp_size_in_bytes < plain.memory_analysis().temp_size_in_bytes
+    assert all(
+        np.array_equal(a, b) for a, b in zip(plain(jnp.ones((256, 256))), lean(jnp.ones((256, 256))), strict=True)
+    )

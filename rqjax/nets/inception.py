@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from rqjax.mesh import platform, shards
 from rqjax.nets.init import Rngs
 
 SIDE = 299
@@ -95,6 +96,15 @@ MIXED = {
 2015 does, and no other Inception."""
 
 
+LARGE = 4
+"""The mixed blocks that read maps of 35x35; those before them are larger still."""
+
+
+ONE_MORE = ((0, 1), (0, 1))
+"""The padding of convolutions whose windows of 3x3 are whole: what reaches over the border is left out again. Without
+any padding a CPU's convolutions take up to twice as long."""
+
+
 class Outputs(NamedTuple):
     """The features that FID reads, and sFID's: the first channels of one branch, by rows, channels last."""
 
@@ -143,17 +153,24 @@ class Inception(nnx.Module):
 
     def __call__(self, image: Float[Array, "b 299 299 3"]) -> Outputs:
         """Both kinds of features of images in [-1, 1]."""
-        x = image
-        for i, chain in enumerate(self.stem):
-            x = chain(x)
-            x = pool(x, "halving max") if i in (2, 4) else x
+        x = image_by_image(self.large, image) if _in_one_cache() else self.large(image)
         spatial = x
-        for i, block in enumerate(self.blocks):
-            outputs = [chain(x) for chain in block]
+        for i in range(LARGE, len(self.blocks)):
+            outputs = [chain(x) for chain in self.blocks[i]]
             if i == SPATIAL[0]:
                 spatial = rearrange(outputs[0][..., : SPATIAL[1]], "b h w c -> b (h w c)")
             x = jnp.concatenate(outputs, axis=-1)
         return Outputs(jnp.mean(x.astype(jnp.float32), axis=(1, 2)), spatial.astype(jnp.float32))
+
+    def large(self, image: Float[Array, "b h0 w0 3"]) -> Float[Array, "b h w c"]:
+        """The output of the stem and of the first LARGE blocks."""
+        x = image
+        for i, chain in enumerate(self.stem):
+            x = chain(x)
+            x = pool(x, "halving max") if i in (2, 4) else x
+        for i in range(LARGE):
+            x = jnp.concatenate([chain(x) for chain in self.blocks[i]], axis=-1)
+        return x
 
     def logits(self, features: Float[Array, "b 2048"], *, bias: bool = True) -> Float[Array, "b 1008"]:
         """The logits of the features. ADM's and torch-fidelity's Inception Scores leave the bias out."""
@@ -167,9 +184,21 @@ def shapes(dtype: DTypeLike = jnp.float32) -> Inception:
     return jax.eval_shape(lambda: Inception(dtype=dtype, rngs=Rngs(0)))
 
 
+def _in_one_cache() -> bool:
+    """Whether images are computed one after the other, so that a layer finds in the cache what the one before it left:
+    on a CPU, unless several devices share them out.
+    """
+    return platform() == "cpu" and shards(jax.sharding.get_abstract_mesh()) == 1
+
+
+def image_by_image(layers: Callable[[Array], Array], image: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
+    """The output of `layers`, which keep images apart, computed for one image after the other."""
+    return jax.lax.map(lambda one: layers(one[None])[0], image)
+
+
 def _conv(inputs: int, step: Step, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     """In full precision: what accelerators do by default would be part of every figure."""
-    padding = "VALID" if step.inside else "SAME"
+    padding = ONE_MORE if step.inside else "SAME"
     exact = jax.lax.Precision.HIGHEST
     return nnx.Conv(
         inputs, step.width, step.kernel, step.stride, padding=padding, dtype=dtype, precision=exact, rngs=rngs
@@ -178,6 +207,11 @@ def _conv(inputs: int, step: Step, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv
 
 def _applied(conv: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
     """A convolution; of single pixels as a product of matrices, which is faster on a CPU."""
+    if conv.padding == ONE_MORE:
+        stride = conv.strides
+        assert isinstance(stride, int)
+        high, wide = ((side - 3) // stride + 1 for side in x.shape[1:3])
+        return conv(x)[:, :high, :wide]
     if conv.kernel_size != (1, 1):
         return conv(x)
     assert conv.bias is not None

@@ -126,3 +126,13 @@ def test_a_convolution_without_its_statistics_is_named(case):
     del tensors["Mixed_6d.branch1x1.bn.running_var"]
     with pytest.raises(InputError, match=r"Mixed_6d\.branch1x1"):
         from_torch(tensors)
+
+
+def test_images_one_by_one_are_those_of_a_batch(official):
+    """As a CPU computes the large maps, and as other devices do; float32's rounding of sums of 2,592 terms apart."""
+    image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 91, 92, 3)), jnp.float32)
+    found = jax.jit(lambda net, x: (inception.image_by_image(net.large, x), net.large(x)))(official, image)
+    alone, together = map(np.asarray, found)
+    assert alone.shape == (2, 4, 4, 768)
+    assert np.linalg.norm(alone - together) < 1e-5 * np.linalg.norm(together)
+    assert np.linalg.norm(alone[0] - alone[1]) > 1e-2 * np.linalg.norm(together)

@@ -77,14 +77,14 @@ class Collected:
 def compared(judge: Judge, made: Collected, real: Reference) -> dict[str, float]:
     """Made images against real ones: `frechet`, `spatial`, `score`, `kernel`, `precision`, `recall`, `monge`.
 
-    Left out is what the judge has no features for, what a reference without features of single images cannot give, and
-    precision and recall of fewer than NEIGHBOURS + 1.
+    Left out is what the judge has no features for, what a reference without features of single images cannot give, a
+    score of fewer images than its parts, and precision and recall of fewer than NEIGHBOURS + 1.
     """
     own = made.reference({})
     figures = {"frechet": frechet_distance(own.gaussian, real.gaussian)}
     if own.spatial is not None and real.spatial is not None:
         figures["spatial"] = frechet_distance(own.spatial, real.spatial)
-    if judge.score is not None:
+    if judge.score is not None and len(made.logits) >= judge.score.parts:
         figures["score"], figures["score_deviation"] = judge.score.of(made.logits)
     if real.features is None or own.features is None:
         return figures

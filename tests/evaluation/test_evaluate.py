@@ -159,7 +159,7 @@ def test_figures_of_inception(prior, tmp_path, command, monkeypatch):  # noqa: F
     file = tmp_path / inception.REMEDY.split()[1]
     file.write_bytes(b"weights")
     out = tmp_path / "eval.json"
-    words = ("--protocol=torch-fidelity", "--limit=1", "--batch=4", f"--inception={file}", f"--out={out}")
+    words = ("--protocol=torch-fidelity", "--limit=2", "--batch=4", f"--inception={file}", f"--out={out}")
     assert command("evaluate", f"--tokenizer={prior}", *words)[0] == 0
     found = read(out)
     assert {"rFID", "rsFID", "KID", "MIND", "IS"} <= set(found["inception"]["reconstructions"])

@@ -1,5 +1,7 @@
 """Sets of images compared, and statistics of real ones as files, with a judge whose features are plain numbers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,13 @@ def test_figures_are_those_of_the_metrics_whatever_the_batches():
     assert found["kernel"] == pytest.approx(kernel[0], rel=1e-9)
     assert found["monge"] == metrics.mind(REAL, MADE, directions=sets.DIRECTIONS, seed=sets.SEED)
     assert (found["precision"], found["recall"]) == metrics.precision_recall(REAL, MADE)
+
+
+def test_a_score_of_fewer_images_than_its_parts_is_left_out():
+    by_ten = dataclasses.replace(judge(), score=Score(bias=False, parts=10))
+    real = collected(REAL).reference({})
+    assert "score" not in compared(by_ten, collected(MADE[:9]), real)
+    assert "score" in compared(by_ten, collected(MADE[:10]), real)
 
 
 def test_real_images_keep_the_features_of_the_first():

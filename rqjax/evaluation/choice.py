@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 from jax.sharding import Mesh
+from jaxtyping import Array, UInt8
 
 from rqjax.errors import InputError
 from rqjax.evaluation import classifier
-from rqjax.evaluation.judges import CLASSIFIER, INCEPTION, Judge, classifier_judge, inception_judge
+from rqjax.evaluation.judges import CLASSIFIER, INCEPTION, Judge, Looked, classifier_judge, inception_judge
 from rqjax.run.config import Config
 from rqjax.run.directory import Run
 from rqjax.torchfile import inception, published
@@ -51,7 +53,10 @@ class Choice:
 
     def judges(self, mesh: Mesh, keep: str, say: Callable[[str], None]) -> tuple[Judge | None, Judge | None]:
         """The judge, if there is one, and the one that tells classes, which may be the same."""
-        main = inception_judge(self.inception, self.protocol, verify=self.verify) if self.inception else None
+        main = None
+        if self.inception:
+            main = inception_judge(self.inception, self.protocol, verify=self.verify)
+            main = dataclasses.replace(main, look=_within(mesh, main.look))
         labeller = None
         if self.run is not None:
             labeller = classifier_judge(self.run.model(), classifier.about_run(self.run))
@@ -61,3 +66,15 @@ class Choice:
                 classifier.keep(keep, network, self.training, self.names)
             labeller = classifier_judge(network, about)
         return main or labeller, labeller
+
+
+def _within(
+    mesh: Mesh, look: Callable[[UInt8[Array, "b h w 3"]], Looked]
+) -> Callable[[UInt8[Array, "b h w 3"]], Looked]:
+    """`look` with a mesh in force: Inception goes image by image where no devices share a batch."""
+
+    def looked(image: UInt8[Array, "b h w 3"]) -> Looked:
+        with jax.set_mesh(mesh):
+            return look(image)
+
+    return looked

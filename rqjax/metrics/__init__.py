@@ -24,6 +24,15 @@ __all__ = [
     "equal_parts",
     "frechet_distance",
     "inception_score",
+    "kernel_distance",
+    "load_gaussians",
+    "mind",
+    "ms_ssim",
+    "nearest_class",
+    "parts_of",
+    "precision_recall",
+    "psnr",
+    "resized",
+    "save_gaussians",
+    "ssim",
 ]
-__all__ += ["kernel_distance", "load_gaussians", "mind", "ms_ssim", "nearest_class", "parts_of", "precision_recall"]
-__all__ += ["psnr", "resized", "save_gaussians", "ssim"]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rqjax.api import shards
 from rqjax.data import DataConfig
+from rqjax.evaluation import classifier
 from rqjax.nets.clip import prepared, token_rows
 from rqjax.run import words
 from rqjax.run.config import Config, to_dict
@@ -156,3 +157,20 @@ def test_wrong_input_is_refused_in_one_line_before_anything_is_drawn(place, tmp_
         status, _, err = command("evaluate", *asked, f"--out={tmp_path / 'x.json'}")
         assert (status, expected in err, len(err.strip().splitlines())) == (2, True, 1), (asked, err)
     assert not (tmp_path / "x_images").exists()
+
+
+def test_without_clip_a_prior_of_captions_is_compared_with_their_pictures(place, tmp_path, command):  # noqa: F811
+    data = DataConfig(name="synthetic", count=8, classes=3, size=16, batch=8, threads=1)
+    config = classifier.settings(data, 3)
+    classifier.keep(str(tmp_path / "judge"), made(config.stage.model), config, ())
+    asked = (f"--prior={place / 'prior'}", f"--classifier={tmp_path / 'judge'}", "--batch=8", "--count=8")
+    status, said, err = command("evaluate", *asked, f"--out={tmp_path / 'a.json'}")
+    assert status == 0, err
+    found = read(tmp_path / "a.json")
+    readable = len(PUBLIC["captions"]) - 1
+    assert (found["real_images"]["split"], found["real_images"]["count"]) == ("validation", readable)
+    assert found["captions"]["count"] == found["results"][0]["count"] == 8
+    assert "frechet_distance" in found["results"][0]["classifier features"]
+    assert "class_accuracy" not in found["results"][0]  # captions name no class
+    assert found["missing"][1] == "no CLIP score: it needs CLIP's weights (--clip FILE)"
+    assert found["missing"][1] in said

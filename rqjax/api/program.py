@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, Key, PyTree, UInt8
 from rqjax.api.pixels import decoded
 from rqjax.interface import Condition, Prior, Tokenizer
 from rqjax.mesh import rows, with_sharding
-from rqjax.nets.precision import computing_in, made_in
+from rqjax.nets.precision import computed, computing_in, made_in
 from rqjax.stages.predict import PredictConfig
 
 Sampler = tuple[jax.stages.Wrapped, tuple[PyTree[jax.ShapeDtypeStruct], ...]]
@@ -27,11 +27,12 @@ def sampler(stage: PredictConfig, tokenizer: PyTree, images: int, mesh: Mesh, dt
         return decoded(tokenizer, prior.generate(tokenizer, labels, keys, stage.draw))
 
     whole, by_row = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, rows(mesh))
-    prior = jax.eval_shape(lambda key: made_in(stage.model, key, dtype), jax.random.key(0))
+    on = mesh.devices.flat[0].platform  # which may be that of absent devices
+    prior = jax.eval_shape(lambda key: made_in(stage.model, key, dtype, on), jax.random.key(0))
     keys = jax.ShapeDtypeStruct((images,), jax.eval_shape(jax.random.key, 0).dtype)
     return jax.jit(draw), (
         with_sharding(prior, whole),
-        with_sharding(computing_in(tokenizer, dtype), whole),
+        with_sharding(computing_in(tokenizer, computed(dtype, on)), whole),
         with_sharding(condition_shape(stage.model.condition, images), by_row),
         with_sharding(keys, by_row),
     )

@@ -18,26 +18,28 @@ PRECISIONS = (*DTYPES, INT8)
 """The precisions that a prior draws in."""
 
 
-def computed(dtype: str | None) -> str | None:
-    """The type that a precision computes in: with int8 weights float32 on CPUs, bfloat16 elsewhere."""
-    return ("float32" if platform() == "cpu" else "bfloat16") if dtype == INT8 else dtype
+def computed(dtype: str | None, on: str = "") -> str | None:
+    """The type that a precision computes in: with int8 weights float32 on CPUs, bfloat16 elsewhere. `on` is a platform,
+    by default that of mesh.platform().
+    """
+    return ("float32" if (on or platform()) == "cpu" else "bfloat16") if dtype == INT8 else dtype
 
 
-def made_in(config: Any, key: Key[Array, ""], dtype: str | None) -> Any:
+def made_in(config: Any, key: Key[Array, ""], dtype: str | None, on: str = "") -> Any:
     """A new model of a configuration; a prior with another `dtype`, of PRECISIONS, computes in it and has its
-    parameters in it, but for its norms.
+    parameters in it, but for its norms; see computed() for `on`.
     """
     if dtype is None:
         return config.init(key)
     if dtype == INT8:
-        return with_int8(config.init(key))
+        return with_int8(config.init(key), on)
     model = dataclasses.replace(config, dtype=dtype).init(key)
     return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
 
 
-def with_int8(prior: Any) -> Any:
+def with_int8(prior: Any, on: str = "") -> Any:
     """A prior with the kernels of its layers in int8, and its other arrays as computed() says, but for its norms."""
-    dtype = computed(INT8)
+    dtype = computed(INT8, on)
     assert dtype is not None
     prior = computing_in(prior, dtype)
     return prior.with_trained(in_compute_dtype(in_int8(prior.trained), DTYPES[dtype]))

@@ -225,6 +225,18 @@ def test_a_sampler_for_a_slice_that_is_not_there(variant, topology):
     assert plan["collectives"] == {}
 
 
+def test_a_sampler_in_int8_computes_in_bfloat16_on_a_tpu():
+    config = get_config("rqtransformer")
+    _, devices = compile._slice("v5e:1x1", 1)
+    program = compile._sampler(config, config.stage.build(config.steps), 8, devices, "int8")
+    prior, tokenizer = program.arguments[:2]
+    assert (prior.config.dtype, tokenizer.config.dtype) == ("bfloat16", "bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(prior)} == {jnp.dtype(kind) for kind in ("int8", "bfloat16", "float32")}
+    with jax.set_mesh(program.mesh):
+        work = flops.count(program.function.trace(*program.arguments).jaxpr)
+    assert work.bfloat16 > 0.9 * work.total
+
+
 def test_what_is_no_sampler_is_refused():
     with pytest.raises(InputError, match="--sample: a RQVAEConfig describes no prior"):
         compile.measure(get_config("rqvae"), "v5e:2x2", sample=8)

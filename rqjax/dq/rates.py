@@ -62,8 +62,10 @@ def _choice_bits(counts: Sequence[int], regions: int) -> float:
 
 
 def _spread(side: int) -> Float[np.ndarray, "side side"]:
-    """The places of a grid in an order that spreads: the first half of them are every other one (Bayer 1973)."""
+    """The places of a grid in an order that spreads (Bayer 1973): the first half of them are every other one, which the
+    router "checkerboard" makes fine.
+    """
     order = np.zeros((1, 1))
     while len(order) < side:
-        order = np.block([[4 * order, 4 * order + 2], [4 * order + 3, 4 * order + 1]])
+        order = np.block([[4 * order + 2, 4 * order], [4 * order + 1, 4 * order + 3]])
     return order[:side, :side].astype(np.float32)

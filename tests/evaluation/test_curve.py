@@ -88,8 +88,10 @@ def test_rates_of_grains_cost_the_choice_of_regions(grains):
         assert detail[4].extra_bits == pytest.approx(np.log2(12870))  # 8 of 16 regions
 
 
-def test_a_dynamic_tokenizer_at_its_own_share_is_itself():
-    model = made(small_dq.tokenizer_config(router="entropy", exact_ratio=True, ratios=(0.5,), budget_weight=0.0))
+@pytest.mark.parametrize(("router", "series"), [("entropy", "by detail"), ("checkerboard", "at fixed places")])
+def test_a_dynamic_tokenizer_at_its_own_share_is_itself(router, series):
+    exact = router == "entropy"
+    model = made(small_dq.tokenizer_config(router=router, exact_ratio=exact, ratios=(0.5,), budget_weight=0.0))
     side = model.config.resolution
     image = jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (2, side, side, 3)), jnp.float32)
 
@@ -99,7 +101,7 @@ def test_a_dynamic_tokenizer_at_its_own_share_is_itself():
         return model.at_rates(image, counts), model.reconstruct(image), model.code_hits(model.encode(image), counts)
 
     (recon, hits), own, expected_hits = of(model, image)
-    at = [(rate.series, rate.value) for rate in model.rates].index(("by detail", 0.5))
+    at = [(rate.series, rate.value) for rate in model.rates].index((series, 0.5))
     np.testing.assert_allclose(recon[at], own, atol=1e-5)
     for name, expected in expected_hits.items():
         np.testing.assert_allclose(hits[name][at], expected)

@@ -22,7 +22,7 @@ class Flops:
 
     total: int
     passes: int  # the same with each operation as often as a TPU repeats it for its precision
-    bfloat16: int  # of the total, those of two operands in bfloat16
+    bfloat16: int  # of the total, those in bfloat16; one such operand suffices where a TPU rounds the other
 
     def __add__(self, other: "Flops") -> "Flops":
         return Flops(self.total + other.total, self.passes + other.passes, self.bfloat16 + other.bfloat16)
@@ -84,5 +84,6 @@ def _inner(params: dict[str, Any]) -> list[Any]:
 def _flops(total: int, equation: Any) -> Flops:
     precision = equation.params["precision"]
     first = precision[0] if isinstance(precision, tuple) else precision
-    both = all(operand.aval.dtype == jnp.bfloat16 for operand in equation.invars)
-    return Flops(total, total * PASSES.get(first, 1), total if both else 0)
+    operands = [operand.aval.dtype == jnp.bfloat16 for operand in equation.invars]
+    rounded = all(operands) or (first not in PASSES and any(operands))
+    return Flops(total, total * PASSES.get(first, 1), total if rounded else 0)

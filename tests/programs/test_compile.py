@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -64,8 +65,10 @@ def test_flops_of_loops_branches_and_precision():
     exact = count(lambda x: jnp.matmul(x, a, precision="highest"), a)
     assert (exact.total, exact.passes, exact.bfloat16) == (one, 6 * one, 0)
     half = a.astype(jnp.bfloat16)
-    both = count(lambda x, y: (x @ x, x @ y), half, a)
-    assert (both.total, both.bfloat16) == (2 * one, one)
+    for precision, rounded in (("default", 2), ("highest", 1)):
+        dot = functools.partial(jax.lax.dot, precision=precision, preferred_element_type=jnp.float32)
+        mixed = count(lambda x, y, dot=dot: (dot(x, x), dot(x, y), dot(y, y)), half, a)
+        assert (mixed.total, mixed.bfloat16) == (3 * one, rounded * one)
 
 
 def test_a_loop_that_may_end_early_counts_to_its_end():

@@ -39,7 +39,7 @@ from rqjax.stages.predict import PredictConfig, PredictState
 
 KEY = 0
 LEAN: dict[str, Any] = {"remat": True, "keep_products": True}
-"""What training steps keep: results of products, and what these cannot give again."""
+"""What steps of priors keep: results of products, and what these cannot give again. Tokenizers gain nothing by it."""
 
 
 def by_rule(config: ModelConfig) -> Any:
@@ -103,7 +103,7 @@ class TokenizerStep(Step):
     """A step of a tokenizer with its discriminator; its first run is the check."""
 
     def __init__(self, row: dict[str, Any]):
-        config: Any = dataclasses.replace(model_config(row["tokenizer"]), **LEAN)  # a tokenizer's: of RQ or DQ
+        config: Any = model_config(row["tokenizer"])  # a tokenizer's: of RQ or DQ
         self.options = disc = row["discriminator"]
         self.named, self.noise = row["checked"], (row["batch"], *row["noise"]) if row.get("noise") else None
         stage = AutoencodeConfig(model=config, perceptual_weight=0.0, disc_groups=1, **disc).build(1000)

@@ -196,8 +196,8 @@ def _read(fused: Computation, index: int, whole: int, computations: dict[str, Co
     for user in fused.values():
         if not names & set(user.operands):
             continue
-        if user.opcode == "bitcast":
-            names.add(user.name)  # the same array; its users stand behind it
+        if _only_moves(user, computations):
+            names.add(user.name)  # the same array, which nothing makes whole in here; its users stand behind it
         elif user.opcode in ("dynamic-slice", "slice", "gather"):
             read += sum(user.sizes)
         elif user.opcode == "fusion" and (called := _CALLED.search(user.rest)) and called[1] in computations:
@@ -207,6 +207,14 @@ def _read(fused: Computation, index: int, whole: int, computations: dict[str, Co
         elif user.opcode != "dynamic-update-slice" or user.operands[0] not in names:  # else what is written into
             return whole
     return min(whole, read)
+
+
+def _only_moves(x: Instruction, computations: dict[str, Computation]) -> bool:
+    """Whether an instruction inside a fusion gives its operand in another layout, as of int8 before it is sliced."""
+    called = _CALLED.search(x.rest) if x.opcode == "fusion" else None
+    inside = list(computations.get(called[1], {}).values()) if called else []
+    layouts = ("bitcast", "copy")
+    return x.opcode in layouts or (bool(inside) and all(y.opcode in ("parameter", *layouts) for y in inside))
 
 
 def _written(fused: Computation, whole: int) -> int:

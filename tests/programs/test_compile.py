@@ -200,6 +200,18 @@ def test_layers_of_a_loop_and_caches_are_read_and_written_in_slices():
     product, caches, part = 400 + 4 + 2800 + 28, 400 + 4 + 2 * 400, 2000
     assert hlo.traffic(hlo.parse(NESTED)) == product + caches + part
 
+    before = """%layout (param_0: f32[10,100]) -> f32[10,100] {
+  %param_0 = f32[10,100]{1,0} parameter(0)
+  ROOT %copied = f32[10,100]{1,0:T(8,128)} copy(%param_0)
+}
+
+%inner ("""
+    sliced = "ROOT %ds = f32[1,100]{1,0} dynamic-slice(%param_0"
+    other = f"%other = f32[10,100]{{1,0}} fusion(%param_0), kind=kLoop, calls=%layout\n  {sliced}"
+    copied = NESTED.replace("%inner (", before, 1).replace(sliced, other.replace("slice(%param_0", "slice(%other"))
+    assert "(%other, %param_1)" in copied
+    assert hlo.traffic(hlo.parse(copied)) == product + caches + part  # inside a product nothing makes the copy whole
+
 
 @pytest.mark.parametrize("variant", ["rqtransformer", pytest.param("dqvae", marks=pytest.mark.slow)])
 def test_a_step_for_a_slice_that_is_not_there(variant):

@@ -227,6 +227,13 @@ def test_a_step_for_a_slice_that_is_not_there(variant):
     assert any("GiB a device" in line for line in compile.describe(plan))
 
 
+@pytest.mark.parametrize("topology", ["v5e:1x1", pytest.param("v6e:1x1", marks=pytest.mark.slow)])
+def test_a_step_on_one_chip(topology):
+    plan = compile.measure(get_config("rqtransformer"), topology, quick=True)
+    assert plan["fits"]
+    assert (plan["devices"], plan["collectives"]) == (1, {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v5e:2x2"])
 @pytest.mark.parametrize("variant", ["rqtransformer", "dqtransformer"])

@@ -31,6 +31,7 @@ class PatchConfig:
     sigmoid_gelu: bool = False  # x sigmoid(1.702 x) for the exact GELU
     dtype: str = "float32"  # of computation; parameters are float32
     remat: bool = False  # activations are computed again in the backward pass
+    keep_products: bool = False  # with remat: but not the results of products with weights
 
     @property
     def grid(self) -> int:
@@ -75,7 +76,12 @@ class GridTransformer(nnx.Module):
         c = config
         rope = (0, c.grid, c.grid) if c.rope else None
         block = BlockSettings(
-            causal=False, sigmoid_gelu=c.sigmoid_gelu, qk_norm=c.qk_norm, rope=rope, dtype=c.compute_dtype
+            keep_products=c.keep_products,
+            causal=False,
+            sigmoid_gelu=c.sigmoid_gelu,
+            qk_norm=c.qk_norm,
+            rope=rope,
+            dtype=c.compute_dtype,
         )
         self.position = nnx.Param(NORMAL(rngs.params(), (c.grid, c.grid, c.dim)))
         self.stack = Stack(c.layers, c.dim, c.heads, block, c.remat, rngs)

@@ -5,9 +5,12 @@ import gc
 import json
 import os
 import pathlib
+import resource
 import shutil
 
 HERE = pathlib.Path(__file__).parent
+MOST_MIB = 4096
+"""The memory of a worker beyond which it lets go of programs."""
 # tests compile far more than they compute: optimisations cost more than they save here, and so do a CPU's emitters of
 # fused kernels, which set up a compiler of their own for each (half of the time to compile a transformer)
 FLAGS = (
@@ -34,6 +37,24 @@ def pytest_collection_finish():
     """Millions of objects live as long as a worker: walking over them often is 5 % of its time."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room():
+    """Lets go of compiled programs behind a file of tests that leaves many: a worker kept 9 GiB of them at the end, and
+    one has died of a fault while it wrote another into the cache.
+    """
+    yield
+    if _resident() > MOST_MIB:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident() -> float:
+    """The memory of this process, in MiB; 0 where the system does not tell it so."""
+    told = pathlib.Path("/proc/self/statm")
+    pages = int(told.read_text().split()[1]) if told.exists() else 0
+    return pages * resource.getpagesize() / 2**20
 
 
 def equal(a, b) -> bool:

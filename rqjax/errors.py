@@ -18,6 +18,11 @@ def printable(text: object, length: int | None = None) -> str:
     return shown if shown.isprintable() else "".join(map(_shown, shown))
 
 
+def in_words(error: Exception) -> str:
+    """An error's kind and its message, without line ends."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def some_of(problems: Sequence[str], most: int = 3, between: str = "; ") -> str:
     """The first `most` of several problems in one line, and how many more there are."""
     more = f" (and {len(problems) - most} more)" if len(problems) > most else ""

@@ -2,12 +2,13 @@
 
 import errno
 import os
+import pathlib
 import stat
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from rqjax.errors import RunError, printable
+from rqjax.errors import RunError, in_words, printable
 
 T = TypeVar("T")
 PAUSES = (0.1, 1.0, 5.0)
@@ -55,9 +56,9 @@ def patiently(read: Callable[[], T], name: str) -> T:
     except (OSError, MemoryError) as error:
         if not _passing(error):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = printable(in_words(error), 200)
         raise RunError(
-            f"{name} cannot be read, tried {len(PAUSES) + 1} times ({printable(reason, 200)}): look at the disk, the"
+            f"{name} cannot be read, tried {len(PAUSES) + 1} times ({reason}): look at the disk, the"
             " network and the memory; the same command goes on from the last checkpoint"
         ) from error
 
@@ -65,3 +66,9 @@ def patiently(read: Callable[[], T], name: str) -> T:
 def _passing(error: OSError | MemoryError) -> bool:
     # an OSError without a number is a decoder's: the bytes are wrong
     return isinstance(error, MemoryError) or (error.errno is not None and error.errno not in LASTING)
+
+
+def cache_folder(name: str) -> pathlib.Path:
+    """The folder of that name among those of the user's for what can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(home).expanduser() / "rqjax" / name

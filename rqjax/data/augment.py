@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from rqjax.errors import in_words
+
 Pixels = UInt8[np.ndarray, "h w 3"]
 Square = UInt8[np.ndarray, "{size} {size} 3"]  # of the argument `size`
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
@@ -140,4 +142,4 @@ def flip(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 def reason_of(error: Exception) -> str:
     """A decoder's error in one line, the same at every start."""
-    return " ".join(re.sub(r"<_io.BytesIO object at \w+>", "its bytes", f"{type(error).__name__}: {error}").split())
+    return re.sub(r"<_io.BytesIO object at \w+>", "its bytes", in_words(error))

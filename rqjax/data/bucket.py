@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterator
 
 from rqjax.data.records import MANIFEST, MANIFEST_BYTES, Manifest, Shard
-from rqjax.errors import InputError, RunError, printable
-from rqjax.store.remote import BUCKET, Path, to_path
+from rqjax.errors import InputError, RunError, in_words, printable
+from rqjax.files import cache_folder
+from rqjax.store.remote import BUCKET, Path, replace_file, to_path
 
 AT_ONCE = 8
 """Files that are copied side by side."""
@@ -35,7 +36,8 @@ def at_hand(path: str, cache: str = "") -> str:
     there = to_path(path)
     content = _manifest(there)
     manifest = Manifest.parsed(content, f"{path}/{MANIFEST}")
-    here = _folder(cache) / hashlib.sha256(content).hexdigest()[:16]
+    folder = pathlib.Path(cache).expanduser() if cache else cache_folder("data")
+    here = folder / hashlib.sha256(content).hexdigest()[:16]
     try:
         here.mkdir(parents=True, exist_ok=True)
         with (here / "lock").open("w") as lock:
@@ -44,20 +46,13 @@ def at_hand(path: str, cache: str = "") -> str:
             if missing:
                 _copy(there, here, missing)
             if not (here / MANIFEST).is_file():
-                partial = here / f".{MANIFEST}.part"
-                partial.write_bytes(content)
-                partial.replace(here / MANIFEST)  # last of all: with it, the set is complete
+                replace_file(here / MANIFEST, content)  # last of all: with it, the set is complete
     except OSError as error:
         raise RunError(
             f"{path} could not be copied to {here} ({error.strerror or error}): what is whole stays, and the same"
             " command goes on"
         ) from error
     return str(here)
-
-
-def _folder(cache: str) -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache).expanduser() if cache else pathlib.Path(home).expanduser() / "rqjax" / "data"
 
 
 def _size(path: pathlib.Path) -> int | None:
@@ -67,18 +62,16 @@ def _size(path: pathlib.Path) -> int | None:
 def _manifest(there: Path) -> bytes:
     path = there / MANIFEST
     try:
-        if not path.exists():
-            raise InputError(
-                f"data.path {os.fspath(there)} holds no {MANIFEST}: expected a set of launch/prepare.py or of rqjax"
-                " encode; make it here and copy its folder there"
-            )
         with path.open("rb") as file:
             return file.read(MANIFEST_BYTES)
-    except InputError:
-        raise
+    except FileNotFoundError:
+        raise InputError(
+            f"data.path {os.fspath(there)} holds no {MANIFEST}: expected a set of launch/prepare.py or of rqjax encode;"
+            " make it here and copy its folder there"
+        ) from None
     except Exception as error:  # each way to a bucket has errors of its own
         raise RunError(
-            f"{os.fspath(path)} cannot be read ({_words(error)}): look at the bucket and the rights"
+            f"{os.fspath(path)} cannot be read ({printable(in_words(error), 200)}): look at the bucket and the rights"
         ) from error
 
 
@@ -122,10 +115,7 @@ def _parts(source: Path) -> Iterator[bytes]:
             while part := file.read(_CHUNK):
                 yield part
     except Exception as error:  # each way to a bucket has errors of its own
+        reason = printable(in_words(error), 200)
         raise RunError(
-            f"{os.fspath(source)} cannot be read ({_words(error)}): what is whole stays, and the same command goes on"
+            f"{os.fspath(source)} cannot be read ({reason}): what is whole stays, and the same command goes on"
         ) from error
-
-
-def _words(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()), 200)

@@ -12,6 +12,7 @@ import warnings
 import jax
 
 from rqjax.errors import InputError
+from rqjax.files import cache_folder
 from rqjax.store.remote import in_bucket, to_path
 
 VARIABLE = "RQJAX_COMPILATION_CACHE"
@@ -65,8 +66,7 @@ def _opened(place: str) -> str:
 
 def _default() -> pathlib.Path:
     """A folder of the user's for this kind of machine: XLA compiles for the processor that it runs on."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(home).expanduser() / "rqjax" / "xla" / _processor()
+    return cache_folder("xla") / _processor()
 
 
 def _processor() -> str:

@@ -26,6 +26,7 @@ from rqjax.cost import flops
 from rqjax.flags.configuration import Asked
 from rqjax.rq.transformer import RQTransformerConfig
 from rqjax.run import config_file
+from rqjax.run.skips import unguarded
 from rqjax.stages.predict import Predict, PredictConfig
 
 KINDS = ("images", "latents", "given codes")
@@ -60,7 +61,7 @@ def operations(name: str, kind: str, rows: int = ROWS) -> float:
     """Operations of a step for an image."""
     stage, key = stage_of(name, kind), jax.eval_shape(jax.random.key, 0)
     state = jax.eval_shape(stage.init, key)
-    step = jax.jit(stage.train_step).trace(state, stage.frozen_shapes(), shapes_of(stage, kind, rows), key)
+    step = jax.jit(unguarded(stage.propose)).trace(state, stage.frozen_shapes(), shapes_of(stage, kind, rows), key)
     return flops.count(step.jaxpr).total / rows
 
 
@@ -73,7 +74,7 @@ def step_of(name: str, kind: str, rows: int) -> Callable[[], float]:
     for field, x in shapes_of(stage, kind, rows).items():
         drawn = generator.integers(0, 256, x.shape) if field == "image" else generator.normal(size=x.shape)
         batch[field] = jnp.asarray(drawn if field in ("image", "latent") else np.zeros(x.shape), x.dtype)
-    state, step, count = stage.init(jax.random.key(1)), jax.jit(stage.train_step, donate_argnums=0), 0
+    state, step, count = stage.init(jax.random.key(1)), jax.jit(unguarded(stage.propose), donate_argnums=0), 0
 
     def one() -> float:
         nonlocal state, count

@@ -82,6 +82,10 @@ class Forward:
     metrics: Metrics
 
 
+BY_DEPTH, BY_DETAIL, AT_FIXED_PLACES = "by depth", "by detail", "at fixed places"
+"""The series of rates: of residual codes; of dynamic ones, and of the same that look at no image."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """One way in which a tokenizer can code an image, with fewer codes or more."""
@@ -276,12 +280,9 @@ class Stage(Protocol):
     def frozen_shapes(self) -> PyTree:
         """The shapes of everything that the step reads and never trains; None if there is nothing."""
 
-    def train_step(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Any, Metrics]:
-        """The state after a step with a key of its own, and scalars. Losses and norms of gradients are among them: a
-        step with one that is not finite is skipped."""
-
     def propose(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Proposal, Metrics]:
-        """The same step before it is taken, and its scalars, by which a run decides whether to take it."""
+        """A step with a key of its own, before it is taken, and scalars. Losses and norms of gradients are among them:
+        a run takes no step with one that is not finite."""
 
     def preview(
         self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rqjax.dq.grains import GrainEncoder, PatchGrainEncoder
 from rqjax.dq.routing import RoutingConfig
-from rqjax.interface import Rate
+from rqjax.interface import AT_FIXED_PLACES, BY_DETAIL, Rate
 from rqjax.quantize import dynamic
 from rqjax.quantize.entropy import patch_entropy
 
@@ -24,8 +24,8 @@ SHARES = tuple(k / 8 for k in range(9))
 def rates_of(grains: int, regions: int) -> tuple[Rate, ...]:
     """Every share by detail and, between the two ends, at fixed places; by detail the choice of regions costs bits."""
     inner = SHARES[1:-1]
-    detail = [Rate("by detail", share, _choice_bits(_counts(share, grains, regions), regions)) for share in SHARES]
-    return (*detail, *(Rate("at fixed places", share, 0.0) for share in inner))
+    detail = [Rate(BY_DETAIL, share, _choice_bits(_counts(share, grains, regions), regions)) for share in SHARES]
+    return (*detail, *(Rate(AT_FIXED_PLACES, share, 0.0) for share in inner))
 
 
 def grains_at_rates(
@@ -41,7 +41,7 @@ def grains_at_rates(
     else:
         detail = patch_entropy(image, image.shape[1] // side, routing.entropy_bins)
     fixed = jnp.broadcast_to(-_spread(side), detail.shape)
-    scores = {"by detail": detail, "at fixed places": fixed}
+    scores = {BY_DETAIL: detail, AT_FIXED_PLACES: fixed}
     found = [
         dynamic.exact_grain(scores[rate.series], _counts(rate.value, grains, side * side))
         for rate in rates_of(grains, side * side)

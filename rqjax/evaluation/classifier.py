@@ -21,6 +21,7 @@ from rqjax.run.config import Config, to_dict
 from rqjax.run.dataset import write_class_names
 from rqjax.run.directory import Run
 from rqjax.run.ledger import duration
+from rqjax.run.skips import unguarded
 from rqjax.stages.classify import Classify, ClassifyConfig
 from rqjax.store import model_folder
 
@@ -51,7 +52,7 @@ def trained(config: Config, mesh: Mesh, say: Callable[[str], None]) -> tuple[Cla
     since, stage, whole = time.perf_counter(), config.stage.build(config.steps), NamedSharding(mesh, P())
     key = jax.random.key(config.seed)
     state = jax.device_put(jax.jit(stage.init)(key), whole)
-    step_fn = jax.jit(stage.train_step, donate_argnums=0)
+    step_fn = jax.jit(unguarded(stage.propose), donate_argnums=0)
     with jax.set_mesh(mesh), data.batches(config.data, mesh) as batches:
         for step, batch in zip(range(config.steps), batches, strict=False):
             state, _ = step_fn(state, None, batch, jax.random.fold_in(key, step))

@@ -13,13 +13,11 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from rqjax.data.images import to_float, to_uint8
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Sums, Tokenizer
+from rqjax.interface import AT_FIXED_PLACES, BY_DEPTH, BY_DETAIL, Batch, Sums, Tokenizer
 from rqjax.metrics import bits_per_image, psnr, ssim
 from rqjax.metrics.ssim import WINDOW
 from rqjax.nets.lpips import LPIPS
 
-DEPTH, DETAIL, FIXED = "by depth", "by detail", "at fixed places"
-"""The series of points (interface.Rate): of residual codes; of dynamic ones, and of the same that look at no image."""
 SMALLEST = 16
 """Pixels of a side from which LPIPS has an image."""
 
@@ -101,12 +99,12 @@ def table(curves: Mapping[str, Sequence[Point]]) -> str:
 
 def verdict(points: Sequence[Point]) -> str:
     """Whether more rate leaves less error, and whether a choice by detail beats fixed places at equal bits: a line."""
-    if all(point.series == DEPTH for point in points):
+    if all(point.series == BY_DEPTH for point in points):
         rising = [b.value for a, b in itertools.pairwise(points) if b.mse >= a.mse]
         depths = ", ".join(f"{value:g}" for value in rising)
         return f"The error does not fall at depth {depths}." if rising else "The error falls with each depth."
-    detail = sorted((p for p in points if p.series == DETAIL), key=lambda p: p.bits)
-    fixed = [p for p in points if p.series == FIXED]
+    detail = sorted((p for p in points if p.series == BY_DETAIL), key=lambda p: p.bits)
+    fixed = [p for p in points if p.series == AT_FIXED_PLACES]
     worse = [p.value for p in fixed if np.interp(p.bits, [d.bits for d in detail], [d.mse for d in detail]) >= p.mse]
     than = "error than the same tokenizer's fixed places"
     if not worse:
@@ -133,5 +131,5 @@ def comparison(names: tuple[str, str], curves: tuple[Sequence[Point], Sequence[P
 
 def _line(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """The bits, rising, and the errors of the rates that a tokenizer is meant for."""
-    found = sorted((point.bits, point.mse) for point in points if point.series != FIXED)
+    found = sorted((point.bits, point.mse) for point in points if point.series != AT_FIXED_PLACES)
     return [bits for bits, _ in found], [mse for _, mse in found]

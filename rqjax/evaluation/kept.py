@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rqjax.errors import printable
-from rqjax.evaluation.curve import DEPTH, DETAIL, FIXED, Point
+from rqjax.evaluation.curve import Point
+from rqjax.interface import AT_FIXED_PLACES, BY_DEPTH, BY_DETAIL
 from rqjax.store.remote import Path, replace_file
 
 FILE = "evaluation.json"
 MOST = 10_000
 """Points and books of codes that are read at most."""
 LARGEST = 1e15
-SERIES = ({DEPTH}, {DETAIL}, {DETAIL, FIXED})
+SERIES = ({BY_DEPTH}, {BY_DETAIL}, {BY_DETAIL, AT_FIXED_PLACES})
 """The series of points that stand together."""
 
 

@@ -8,8 +8,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from rqjax.evaluation.curve import FIXED, Point, comparison, table, verdict
+from rqjax.evaluation.curve import Point, comparison, table, verdict
 from rqjax.evaluation.kept import Kept
+from rqjax.interface import AT_FIXED_PLACES
 from rqjax.report.charts import png_of
 from rqjax.report.pieces import download, figure, rows_of
 from rqjax.run.log import Line
@@ -54,7 +55,7 @@ def _colours(count: int) -> list[str]:
 
 def _words(name: str, kept: Kept, colour: str) -> str:
     """One run in words; names stand here and not in the charts, whose fonts have few letters."""
-    dashes = " Dashes: fixed places." if any(point.series == FIXED for point in kept.points) else ""
+    dashes = " Dashes: fixed places." if any(point.series == AT_FIXED_PLACES for point in kept.points) else ""
     key = f'<span class="key" style="background:{colour}"></span>'
     of = f"{kept.images:,} images ({html.escape(kept.source)}), step {kept.step:,}."
     return f"<p>{key}<b>{html.escape(name)}</b>, {of} {html.escape(verdict(kept.points))}{dashes}</p>"
@@ -75,7 +76,7 @@ def _chart(curves: Mapping[str, Sequence[Point]], colours: Mapping[str, str], na
         for series in dict.fromkeys(point.series for point in points):
             found = sorted((p.bits, y) for p in points if p.series == series and (y := getattr(p, name)) is not None)
             x, y = np.array(found, float).reshape(-1, 2).T
-            style = "--x" if series == FIXED else "-o"
+            style = "--x" if series == AT_FIXED_PLACES else "-o"
             axes.plot(x, y, style, color=colours[run], ms=4, linewidth=1.4)
     axes.set_xlabel("bits of an image")
     axes.set_ylabel(axis)

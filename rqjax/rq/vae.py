@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Scalar
 
 from rqjax.checks import at_least, frozen
 from rqjax.errors import InputError
-from rqjax.interface import Batch, Forward, Quantized, Rate
+from rqjax.interface import BY_DEPTH, Batch, Forward, Quantized, Rate
 from rqjax.nets.init import Rngs
 from rqjax.nets.tokenizer import Autoencoder, LastLayer
 from rqjax.quantize.config import QuantizerConfig
@@ -204,7 +204,7 @@ class RQVAE:
     @property
     def rates(self) -> tuple[Rate, ...]:
         """The first 1, 2, ... depths."""
-        return tuple(Rate("by depth", float(depth + 1), 0.0) for depth in range(self.levels))
+        return tuple(Rate(BY_DEPTH, float(depth + 1), 0.0) for depth in range(self.levels))
 
     def at_rates(
         self, image: Float[Array, "b height width 3"], counts: Bool[Array, "b"]

@@ -35,6 +35,18 @@ class Skips(NamedTuple):
         return cls(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
+def unguarded(
+    propose: Callable[[S, PyTree, B, Key[Array, ""]], tuple[Proposal, Metrics]],
+) -> Callable[[S, PyTree, B, Key[Array, ""]], tuple[S, Metrics]]:
+    """Takes the step that `propose` makes, whatever its metrics are."""
+
+    def step(state: S, frozen: PyTree, batch: B, key: Key[Array, ""]) -> tuple[S, Metrics]:
+        take, metrics = propose(state, frozen, batch, key)
+        return take(True), metrics
+
+    return step
+
+
 def guarded(
     propose: Callable[[S, PyTree, B, Key[Array, ""]], tuple[Proposal, Metrics]], max_skipped: int
 ) -> Callable[[S, Skips, PyTree, B, Key[Array, ""]], tuple[S, Skips, Metrics]]:

@@ -129,12 +129,6 @@ class Autoencode:
     def frozen_shapes(self) -> LPIPS | None:
         return shapes(DTYPES[self.config.lpips_dtype]) if self.config.perceptual_weight else None
 
-    def train_step(
-        self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[AutoencodeState, Metrics]:
-        take, metrics = self.propose(state, frozen, batch, key)
-        return take(True), metrics
-
     def propose(
         self, state: AutoencodeState, frozen: LPIPS | None, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Proposal, Metrics]:

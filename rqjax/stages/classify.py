@@ -60,12 +60,6 @@ class Classify:
     def frozen_shapes(self) -> None:
         return None
 
-    def train_step(
-        self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[ClassifyState, Metrics]:
-        take, metrics = self.propose(state, frozen, batch, key)
-        return take(True), metrics
-
     def propose(
         self, state: ClassifyState, frozen: None, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Proposal, Metrics]:

@@ -114,12 +114,6 @@ class Predict:
         assert self.config.tokenizer is not None  # check() refused it
         return {"tokenizer": jax.eval_shape(self.config.tokenizer.init, jax.random.key(0))}
 
-    def train_step(
-        self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
-    ) -> tuple[PredictState, Metrics]:
-        take, metrics = self.propose(state, frozen, batch, key)
-        return take(True), metrics
-
     def propose(
         self, state: PredictState, frozen: Frozen, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Proposal, Metrics]:

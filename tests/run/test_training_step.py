@@ -152,9 +152,7 @@ def poisoned(monkeypatch):
 
                 return lambda good: spoil(take(good), spoilt & good), spoil(metrics, spoilt)
 
-            parts = {
-                name: getattr(stage, name) for name in ("init", "train_step", "frozen_shapes", "preview", "evaluate")
-            }
+            parts = {name: getattr(stage, name) for name in ("init", "frozen_shapes", "preview", "evaluate")}
             return types.SimpleNamespace(propose=propose, **parts)
 
         monkeypatch.setattr(kind, "build", poisoned_build)

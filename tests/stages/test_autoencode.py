@@ -18,6 +18,7 @@ from rqjax.nets.discriminator import adaptive_weight, discriminator_loss, genera
 from rqjax.nets.lpips import LPIPS
 from rqjax.optim import OptimizerConfig, ema_update
 from rqjax.rq.convolutions import RQVAEConfig
+from rqjax.run.skips import unguarded
 from rqjax.stages.autoencode import AutoencodeConfig, reconstruction_loss
 from rqjax.stages.measure import error_maps
 from rqjax.store.arrays import to_arrays
@@ -153,7 +154,7 @@ def run(c: AutoencodeConfig, steps: int, frozen=None, total: int = 100):
     """The initial state, that after `steps` steps, and the metrics of each."""
     stage = c.build(total)
     first = jax.jit(stage.init)(jax.random.key(0))
-    step = jax.jit(stage.train_step, donate_argnums=0)
+    step = jax.jit(unguarded(stage.propose), donate_argnums=0)
     state, history = jax.tree.map(jnp.copy, first), []
     for k in range(steps):
         state, metrics = step(state, frozen, batch(), jax.random.key(k))
@@ -218,7 +219,7 @@ def test_one_backward_pass_gives_the_gradient_of_the_plain_sum(lpips, perceptual
     )
     stage, key, image = c.build(10), jax.random.key(5), to_float(batch()["image"])
     state = jax.jit(stage.init)(jax.random.key(1))
-    after, metrics = jax.jit(stage.train_step)(state, lpips, batch(), key)
+    after, metrics = jax.jit(unguarded(stage.propose))(state, lpips, batch(), key)
     assert float(metrics["lambda"]) == 1 or adaptive
     factor = jnp.minimum(0.75 * metrics["lambda"], cap or jnp.inf)
 
@@ -262,7 +263,7 @@ def test_without_weights_there_is_neither_discriminator_nor_lpips():
     assert state.discriminator is None
     assert state.disc_optimizer is None
     assert stage.frozen_shapes() is None
-    _, metrics = jax.jit(stage.train_step)(state, None, batch(), jax.random.key(0))
+    _, metrics = jax.jit(unguarded(stage.propose))(state, None, batch(), jax.random.key(0))
     assert set(metrics) == {"loss_total", "reconstruction", "commitment", "gradient_norm", "learning_rate"}
 
 
@@ -318,7 +319,7 @@ def on_mesh(c: AutoencodeConfig, devices: int, steps: int = 3):
         state = jax.jit(stage.init, out_shardings=sharding)(jax.random.key(0))
         rows = NamedSharding(mesh, P("data"))
         step = jax.jit(
-            stage.train_step,
+            unguarded(stage.propose),
             in_shardings=(sharding, None, rows, None),
             out_shardings=(sharding, NamedSharding(mesh, P())),
             donate_argnums=0,

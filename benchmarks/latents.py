@@ -1,4 +1,4 @@
-"""What latents save a prior's training step: the share of its operations that is not the transformer's, and time.
+"""The saving by latents in a prior's training step: the share of operations outside the transformer, and time.
 
     PYTHONPATH=. .venv/bin/python benchmarks/latents.py [--counted CONFIG] [--timed CONFIG]
 

@@ -39,7 +39,7 @@ from rqjax.stages.predict import PredictConfig, PredictState
 
 KEY = 0
 LEAN: dict[str, Any] = {"remat": True, "keep_products": True}
-"""What steps of priors keep: results of products, and what these cannot give again. Tokenizers gain nothing by it."""
+"""Fields of priors whose steps keep the results of products, and little more. Tokenizers gain nothing by it."""
 
 
 def by_rule(config: ModelConfig) -> Any:

@@ -179,7 +179,7 @@ def _about(prior: LoadedPrior, request: Request) -> dict[str, Any]:
 
 
 def _conditions(values: Int[np.ndarray, "n ..."]) -> dict[str, object]:
-    """What images are drawn for: classes, which shards name, in any order; texts, which they do not, in theirs."""
+    """The conditions of images: classes, which shards name, in any order; texts, which they do not, in theirs."""
     if values.ndim == 1:
         labels, counts = np.unique(values, return_counts=True)
         return {"labels": labels.tolist(), "count": counts.tolist()}

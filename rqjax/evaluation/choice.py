@@ -17,7 +17,7 @@ from rqjax.torchfile import inception, published
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was asked for, looked at and found possible; nothing is computed yet."""
+    """The judges that were asked for, looked at and found possible; nothing is computed yet."""
 
     inception: str  # the file; empty: none
     protocol: str

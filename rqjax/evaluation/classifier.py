@@ -96,7 +96,7 @@ def keep(path: str, classifier: Classifier, config: Config, names: tuple[str, ..
 
 
 def about_run(run: Run) -> Mapping[str, object]:
-    """What is to be said of a classifier that was trained elsewhere."""
+    """The protocol's words for a classifier that was trained elsewhere."""
     return {"run": str(run.path), "step": run.step, "trained": to_dict(run.config)}
 
 

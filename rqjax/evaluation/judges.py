@@ -29,7 +29,7 @@ NAMES = {
         "monge": "monge_distance",
     },
 }
-"""What a figure is called by the judge: those of Inception alone have the names of the papers."""
+"""The names of figures by their judge: those of Inception alone have the names of the papers."""
 SPATIAL_FEATURES = 17 * 17 * SPATIAL[1]
 """The numbers that sFID compares, of a map of 17x17."""
 SCORE = Score(bias=True, size=5000)

@@ -9,7 +9,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import configuration, overwrite
+from rqjax.flags import configuration, overwrite, precisions
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -27,7 +27,7 @@ SAMPLE = flags.DEFINE_integer(
 DTYPE = flags.DEFINE_enum(
     "dtype",
     "bfloat16",
-    ["float32", "bfloat16", "int8"],
+    precisions.NAMES,
     "Of --sample: of the prior's parameters and of the computation, as `rqjax sample --dtype`.",
     flag_values=FLAGS,
 )

@@ -8,7 +8,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import cache
+from rqjax.flags import cache, precisions
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -30,7 +30,7 @@ EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kep
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
-    ["float32", "bfloat16", "int8"],
+    precisions.NAMES,
     "Of the prior's parameters and its computation: bfloat16 takes half of the memory, int8 a quarter for its layers;"
     " as it was trained if not given.",
     flag_values=FLAGS,

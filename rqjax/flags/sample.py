@@ -4,7 +4,7 @@ import functools
 
 from absl import flags
 
-from rqjax.flags import cache, overwrite, processes
+from rqjax.flags import cache, overwrite, precisions, processes
 
 FLAGS = flags.FlagValues()
 _string = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
@@ -63,7 +63,7 @@ EMA = flags.DEFINE_bool("ema", True, "Use the averaged weights where the run kep
 DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
-    ["float32", "bfloat16", "int8"],
+    precisions.NAMES,
     "Of the prior's parameters, its computation and that of the pixels: bfloat16 takes half of the memory; int8 has the"
     " weights of the prior's layers in a quarter of it, and computes in bfloat16 (on CPUs float32); as they were"
     " trained if not given.",

@@ -63,7 +63,7 @@ class Context(NamedTuple):
 
 
 class Crossed(NamedTuple):
-    """What one layer makes of a context, or all `layers` in front."""
+    """The keys and values that one layer makes of a context, or all `layers` in front."""
 
     keys: Float[Array, "*layers b m heads size"]
     values: Float[Array, "*layers b m heads size"]
@@ -138,7 +138,7 @@ class Block(nnx.Module):
         return by_batch(x)
 
     def crossed(self, context: Context) -> "Crossed":
-        """What the layer makes of a context, whatever tokens read it."""
+        """The keys and values that the layer makes of a context, whatever tokens read it."""
         return Crossed(self.cross_key(context.features), self.cross_value(context.features), context.mask)
 
     def read(self, x: Float[Array, "b n dim"], crossed: "Crossed", key: MaybeKey = None) -> Float[Array, "b n dim"]:

@@ -48,7 +48,7 @@ def place(config: Config, stage: Stage, devices: Sequence[jax.Device] | None = N
 
 
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str]:
-    """What the compiler is told of a step: on a single CPU its order is the one that holds the least memory at once.
+    """The compiler's options for a step: on a single CPU its order is the one that holds the least memory at once.
 
     By default operations that do not wait for each other may run side by side, and then no two of them share memory,
     though each has all cores already. The order changes no number. Several CPUs exchange data, which that order is not

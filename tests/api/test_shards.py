@@ -18,6 +18,7 @@ from rqjax.api.shards import Shards
 from rqjax.data.tars import Tars
 from rqjax.errors import InputError
 from rqjax.nets.guidance import Guidance
+from tests.cut_off import cut_off_at
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -54,15 +55,7 @@ def test_an_end_half_way_changes_nothing(residual, tmp_path, monkeypatch):
     whole = contents(straight)
     assert [len(shard["arr_0"]) for shard in whole.values()] == [4, 4, 4]
     assert np.concatenate([shard["label"] for shard in whole.values()]).tolist() == [0, 1, 2] * 4
-    write, calls = shards.outputs.write_arrays, []
-
-    def fails_at_the_second(path, **arrays):
-        calls.append(path.name)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        write(path, **arrays)
-
-    monkeypatch.setattr(shards.outputs, "write_arrays", fails_at_the_second)
+    calls = cut_off_at(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         draw(residual, ended, request)
     assert list(contents(ended)) == ["shard_00000.npz"]

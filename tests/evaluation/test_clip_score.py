@@ -21,6 +21,7 @@ from rqjax.store.safetensor_file import save_safetensors
 from rqjax.torchfile import clip
 from tests import small_rq
 from tests.api.conftest import VOCABULARY, made
+from tests.cut_off import cut_off_at
 from tests.data.test_clip_text import PUBLIC, content
 from tests.evaluation.test_evaluate import read
 from tests.golden.deterministic import det_array
@@ -87,15 +88,7 @@ def by_hand(place):
 
 def test_each_image_is_compared_with_the_caption_that_it_was_drawn_for(place, tmp_path, command, monkeypatch, by_hand):  # noqa: F811
     """After an end half-way too. Captions that say nothing draw nothing; damaged pictures are left out."""
-    write_arrays, calls = shards.outputs.write_arrays, []
-
-    def fails_at_the_fourth(path, **arrays):
-        calls.append(path.name)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        write_arrays(path, **arrays)
-
-    monkeypatch.setattr(shards.outputs, "write_arrays", fails_at_the_fourth)
+    calls = cut_off_at(4, monkeypatch)
     asked = ("evaluate", f"--prior={place / 'prior'}", f"--clip={place / 'clip' / 'model.safetensors'}", "--batch=8")
     asked += ("--guidance=1,2", f"--images={tmp_path / 'images'}", f"--out={tmp_path / 'a.json'}")
     assert command(*asked)[0] == 130

@@ -19,6 +19,7 @@ from rqjax.store import model_folder
 from rqjax.store.arrays import to_arrays
 from tests import small_rq
 from tests.api.conftest import made
+from tests.cut_off import cut_off_at
 from tests.programs.conftest import command  # noqa: F401  (a fixture)
 
 NAMES = ("0", "1", "2")
@@ -97,15 +98,7 @@ def test_figures_of_a_tokenizer(prior, tmp_path, command):  # noqa: F811
 def test_figures_of_a_prior_go_on_where_they_were_cut_off(prior, tmp_path, command, monkeypatch):  # noqa: F811
     words = ["evaluate", f"--prior={prior}", "--count=12", "--guidance=1,1.5", "--batch=6"]
     words += [f"--save_reference={tmp_path / 'real.npz'}", f"--keep_classifier={tmp_path / 'judge'}"]
-    write_arrays, calls = shards.outputs.write_arrays, []
-
-    def fails_at_the_third(path, **arrays):
-        calls.append(path.name)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        write_arrays(path, **arrays)
-
-    monkeypatch.setattr(shards.outputs, "write_arrays", fails_at_the_third)
+    calls = cut_off_at(4, monkeypatch)
     out = tmp_path / "eval.json"
     assert command(*words, f"--out={out}")[0] == 130
     assert calls == ["real.npz", "shard_00000.npz", "shard_00001.npz", "shard_00000.npz"]

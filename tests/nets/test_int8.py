@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rqjax.flags import precisions
 from rqjax.mesh import name_of
 from rqjax.nets.int8 import LARGEST, LAYERS, Int8Linear, kernel_of
-from rqjax.nets.precision import with_int8
+from rqjax.nets.precision import PRECISIONS, with_int8
 from rqjax.nets.sampling import Draw
 from tests import small_dq, small_rq
 from tests.dq.test_texts import TEXTS, made
 from tests.nets.test_decoding import forget, scanned  # noqa: F401
 
 GREEDY = Draw(temperature=0.0)
+
+
+def test_the_flags_name_each_precision_that_there_is():
+    assert tuple(precisions.NAMES) == PRECISIONS
 
 
 def layer(inputs, outputs, axis, bias=True):

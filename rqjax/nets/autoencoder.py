@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from rqjax.errors import InputError
 from rqjax.nets.convolution import convolve
+from rqjax.nets.group_norm import GroupNorm
 from rqjax.nets.init import DTYPES, torch_uniform
 from rqjax.nets.partition import by_batch, gathered
 from rqjax.nets.recompute import product, recomputed
@@ -73,10 +74,10 @@ def conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs, dtype, stride:
     )
 
 
-def group_norm(channels: int, *, rngs: nnx.Rngs, dtype) -> nnx.GroupNorm:
+def group_norm(channels: int, *, rngs: nnx.Rngs, dtype) -> GroupNorm:
     """Normalisation in 32 groups (fewer where 32 does not divide the channels), statistics in float32."""
     groups = math.gcd(32, channels)
-    return nnx.GroupNorm(channels, groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return GroupNorm(channels, groups, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
 
 class ResBlock(nnx.Module):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import Rngs
 from rqjax.nets.partition import by_batch
+from rqjax.nets.products import product
 from rqjax.nets.recompute import recomputed
 from rqjax.nets.rope import rope_angles, rotate
 
@@ -32,7 +33,9 @@ def dense(
     inputs: Sizes, outputs: Sizes, dtype: DTypeLike, rngs: nnx.Rngs, axis: Sizes = -1, bias: bool = True
 ) -> nnx.LinearGeneral:
     """A linear layer over one or several axes, with the transformer's initialisation."""
-    return nnx.LinearGeneral(inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, rngs=rngs)
+    return nnx.LinearGeneral(
+        inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, dot_general=product, rngs=rngs
+    )
 
 
 def attention(

@@ -14,6 +14,7 @@ from rqjax.interface import Quantizer
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
+from rqjax.nets.products import product
 from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Index, Stack, dense, layer_norm
 
 
@@ -108,8 +109,11 @@ class Classifier(nnx.Module):
     def __call__(self, x: Float[Array, "*grid depth dim"]) -> Float[Array, "*grid depth codes"]:
         """Float32 logits of all depths."""
         x = self.layer_norm(x).astype(self.dtype)
-        form = "...i,io->...o" if self.kernel.ndim == 2 else "...di,dio->...do"
-        logits = jnp.einsum(form, x, self.kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        kernel = self.kernel.astype(self.dtype)
+        if kernel.ndim == 2:
+            logits = product(x, kernel, preferred_element_type=jnp.float32)
+        else:
+            logits = jnp.einsum("...di,dio->...do", x, kernel, preferred_element_type=jnp.float32)
         return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.sizes)[:, None])
 
     def at(self, x: Float[Array, "b dim"], depth: Index) -> Float[Array, "b codes"]:

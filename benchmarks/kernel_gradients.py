@@ -3,7 +3,7 @@
     python benchmarks/kernel_gradients.py [IMAGES,SIDE,INPUTS,OUTPUTS ...]
 
 Prints the medians of five runs each, in turn, and their ratio; nets/convolution.py uses products from LARGE positions
-on. Asserts nothing.
+or MUCH multiplications on. Asserts nothing.
 """
 
 import statistics
@@ -19,7 +19,15 @@ from rich.table import Table
 
 from rqjax.nets.convolution import kernel_gradient
 
-SHAPES = ("1,256,128,128", "1,256,128,3", "1,128,256,256", "4,128,128,128", "1,64,256,256", "32,32,64,64")
+SHAPES = (
+    "1,256,128,128",
+    "1,256,128,3",
+    "1,128,256,256",
+    "4,128,128,128",
+    "1,64,256,256",
+    "1,32,512,512",
+    "32,32,64,64",
+)
 
 
 def plain(x: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -39,7 +39,7 @@ from rqjax.stages.predict import PredictConfig, PredictState
 
 KEY = 0
 LEAN: dict[str, Any] = {"remat": True, "keep_products": True}
-"""Fields of priors whose steps keep the results of products, and little more. Tokenizers gain nothing by it."""
+"""Fields of models whose steps keep the results of products and convolutions, and little more."""
 
 
 def by_rule(config: ModelConfig) -> Any:
@@ -106,6 +106,7 @@ class TokenizerStep(Step):
         config: Any = model_config(row["tokenizer"])  # a tokenizer's: of RQ or DQ
         self.options = disc = row["discriminator"]
         self.named, self.noise = row["checked"], (row["batch"], *row["noise"]) if row.get("noise") else None
+        config = dataclasses.replace(config, **LEAN)
         stage = AutoencodeConfig(model=config, perceptual_weight=0.0, disc_groups=1, **disc).build(1000)
         like = discriminator.shapes(stage.config.disc_ndf, stage.config.disc_num_layers)
         hollow = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), like)

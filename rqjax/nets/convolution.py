@@ -1,7 +1,7 @@
-"""Convolutions whose kernel gradients are matrix products on a CPU, for large images.
+"""Convolutions whose kernel gradients are matrix products on a CPU, unless they are small.
 
-There the compiler's own kernel gradient takes several times as long as the forward pass, and gains nothing from a
-second core. On other platforms, and for small images, nothing changes.
+There the compiler's own kernel gradient takes several times as long as the forward pass. On other platforms nothing
+changes.
 """
 
 import functools
@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 LARGE = 128 * 128
-"""Positions of an image from which products are faster (benchmarks/kernel_gradients.py)."""
-TOGETHER = 2048
-"""Positions whose neighbourhoods are laid side by side at once, so that they stay in a core's cache."""
+"""Positions of an image from which products are faster, however few the channels (benchmarks/kernel_gradients.py)."""
+MUCH = 2**26
+"""Multiplications of one element of the kernel's window from which they are, however small the image."""
+TOGETHER = 1024
+"""Positions that are multiplied at once, so that they stay in a core's cache."""
 
 
 def convolve(
@@ -24,17 +26,18 @@ def convolve(
     padding: Any,
     **options: Any,
 ) -> Float[Array, "b h2 w2 outputs"]:
-    """jax.lax.conv_general_dilated for nnx.Conv; 3x3 kernels of stride 1 over large images learn by products."""
-    b, h, w, _ = x.shape
+    """jax.lax.conv_general_dilated for nnx.Conv; 3x3 kernels of stride 1 learn by products."""
+    b, h, w, inputs = x.shape
     common = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME"
-    if common and h * w >= LARGE and h % _rows(b, w) == 0:
+    worth = h * w >= LARGE or b * h * w * inputs * kernel.shape[-1] >= MUCH
+    if common and worth and h % _rows(b, h, w) == 0:
         return _convolve(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-def _rows(batch: int, width: int) -> int:
+def _rows(batch: int, height: int, width: int) -> int:
     """The rows of a batch of images that make one block."""
-    return max(1, TOGETHER // (batch * width))
+    return max(1, min(height, TOGETHER // (batch * width)))
 
 
 def _plain(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
@@ -64,26 +67,27 @@ def _backward(saved: tuple[Array, Array], gradient: Float[Array, "b h w outputs"
 def kernel_gradient(
     x: Float[Array, "b h w inputs"], gradient: Float[Array, "b h w outputs"], dtype: Any
 ) -> Float[Array, "3 3 inputs outputs"]:
-    """The gradient of a padded 3x3 convolution of stride 1 by its kernel, as products summed over blocks of rows.
+    """The gradient of a padded 3x3 convolution of stride 1 by its kernel, as nine products summed over blocks of rows.
 
-    Of input and gradient the narrower is the one that is laid out nine times, shifted.
+    Of input and gradient the narrower is the one that is shifted.
     """
     if gradient.shape[-1] < x.shape[-1]:
         # the same sum with the shift on the other side: neighbours change sign, so the kernel is turned
         return kernel_gradient(gradient, x, dtype)[::-1, ::-1].swapaxes(2, 3)
     b, h, w, inputs = x.shape
-    rows = _rows(b, w)
+    rows = _rows(b, h, w)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    def add(total: Array, block: Array) -> tuple[Array, None]:
+    def add(totals: list[Array], block: Array) -> tuple[list[Array], None]:
         here = jax.lax.dynamic_slice_in_dim(padded, block * rows, rows + 2, axis=1)
         of_outputs = jax.lax.dynamic_slice_in_dim(gradient, block * rows, rows, axis=1).reshape(-1, gradient.shape[-1])
-        shifted = [here[:, i : i + rows, j : j + w] for i in range(3) for j in range(3)]
-        neighbours = jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * inputs)
-        return total + jnp.einsum("np,nq->pq", neighbours, of_outputs, preferred_element_type=jnp.float32), None
+        shifted = (here[:, i : i + rows, j : j + w].reshape(-1, inputs) for i in range(3) for j in range(3))
+        product = functools.partial(jnp.einsum, "np,nq->pq", preferred_element_type=jnp.float32)
+        return [total + product(x, of_outputs) for total, x in zip(totals, shifted, strict=True)], None
 
-    total = jnp.zeros((9 * inputs, gradient.shape[-1]), jnp.float32)
-    return jax.lax.scan(add, total, jnp.arange(h // rows))[0].reshape(3, 3, inputs, -1).astype(dtype)
+    # an array for each place of the window: side by side in one they would be copied there first
+    totals = [jnp.zeros((inputs, gradient.shape[-1]), jnp.float32)] * 9
+    return jnp.stack(jax.lax.scan(add, totals, jnp.arange(h // rows))[0]).reshape(3, 3, inputs, -1).astype(dtype)
 
 
 _convolve.defvjp(_forward, _backward)

@@ -19,9 +19,10 @@ class GroupNorm(nnx.GroupNorm):
         assert self.bias is not None
         x, scale, bias = self.promote_dtype((x, self.scale[...], self.bias[...]), dtype=self.dtype)
         wide = x.astype(jnp.float32)
-        centered = wide - self._of_groups(jnp.mean(wide, (1, 2)))
-        variance = self._of_groups(jnp.mean(jnp.square(centered), (1, 2)))
-        return (centered * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias).astype(x.dtype)
+        mean = self._of_groups(jnp.mean(wide, (1, 2)))
+        variance = self._of_groups(jnp.mean(jnp.square(wide - mean), (1, 2)))
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (wide * factor + (bias - mean * factor)).astype(x.dtype)
 
     def _of_groups(self, of_channels: Float[Array, "b c"]) -> Float[Array, "b 1 1 c"]:
         """The mean of each channel's group."""

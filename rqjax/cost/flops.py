@@ -54,7 +54,8 @@ def _of_equation(equation: Any) -> Flops:
     if name == "while":
         return count(p["body_jaxpr"]).times(_most(p["cond_jaxpr"].jaxpr)) + count(p["cond_jaxpr"])
     if name == "cond":
-        return max((count(branch) for branch in p["branches"]), key=lambda flops: flops.total)
+        # of equally dear ones, as in nets/products.py, CPUs have that in float32
+        return max((count(branch) for branch in p["branches"]), key=lambda flops: (flops.total, flops.bfloat16))
     return sum((count(inner) for inner in _inner(p)), Flops(0, 0, 0))
 
 

@@ -55,10 +55,10 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], gradient: Float[Array, "b h w outputs"]) -> tuple[Array, Array]:
     x, kernel = saved
-    (by_input,) = jax.vjp(lambda x: _plain(x, kernel), x)[1](gradient)
+    (by_input,) = jax.linear_transpose(lambda x: _plain(x, kernel), x)(gradient)
 
     def plain(x: Array, gradient: Array) -> Array:
-        return jax.vjp(lambda kernel: _plain(x, kernel), kernel)[1](gradient)[0]
+        return jax.linear_transpose(lambda kernel: _plain(x, kernel), kernel)(gradient)[0]
 
     products = functools.partial(kernel_gradient, dtype=kernel.dtype)
     return by_input, jax.lax.platform_dependent(x, gradient, cpu=products, default=plain)

@@ -45,7 +45,9 @@ def product(
         return plain(x, kernel), (x, kernel)
 
     def derived(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-        return jax.vjp(plain, x, kernel)[1](gradient)
+        (by_x,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
+        (by_kernel,) = jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(gradient)
+        return by_x, by_kernel
 
     def direct(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
         wide, inputs = jnp.promote_types(x.dtype, gradient.dtype), math.prod(x.shape[x.ndim - count :])

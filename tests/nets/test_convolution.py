@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rqjax.cost.flops import count
 from rqjax.nets import convolution
 from rqjax.nets.convolution import convolve, kernel_gradient
 
@@ -50,3 +51,13 @@ def test_gradients_of_large_images_equal_the_plain_ones():
 
     for found, expected in zip(gradients(convolve), gradients(jax.lax.conv_general_dilated), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_no_operation_is_counted_that_the_plain_ones_do_without():
+    x, kernel = jnp.zeros((1, 128, 128, 3)), jnp.zeros((3, 3, 3, 4))
+
+    def operations(function) -> int:
+        loss = jax.grad(lambda *a: jnp.sum(function(*a, (1, 1), "SAME", **OPTIONS) ** 2), (0, 1))
+        return count(jax.make_jaxpr(loss)(x, kernel)).total
+
+    assert operations(convolve) == operations(jax.lax.conv_general_dilated) > 0

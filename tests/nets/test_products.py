@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rqjax.cost.flops import count
 from rqjax.nets.products import product
 
 CASES = {  # tokens, inputs and outputs, and the axes that are summed over
@@ -35,6 +36,14 @@ def test_results_and_gradients_are_those_of_dot_general(case, dtype, options):
     for x, y in zip(found, gradients(jax.lax.dot_general, *case, dtype, **options), strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_no_operation_is_counted_that_dot_general_does_without(case):
+    def operations(function) -> int:
+        return count(jax.make_jaxpr(lambda: gradients(function, *case))()).total
+
+    assert operations(product) == operations(jax.lax.dot_general) > 0
 
 
 def test_by_default_the_last_axis_meets_the_first():

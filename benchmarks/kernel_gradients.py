@@ -9,7 +9,7 @@ or MUCH multiplications on. Asserts nothing.
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -45,16 +45,21 @@ def seconds(function: Callable[..., Any], *arguments: jax.Array) -> float:
     return time.perf_counter() - start
 
 
+def medians(ways: Sequence[Callable[..., Any]], *arguments: jax.Array) -> list[float]:
+    """The median seconds of each way of five runs in turn, after one that compiles."""
+    for way in ways:
+        seconds(way, *arguments)
+    rounds = [[seconds(way, *arguments) for way in ways] for _ in range(5)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
 def main() -> None:
     table = Table("images, side, inputs, outputs", "compiler's, ms", "products, ms", "ratio")
     ways = jax.jit(plain), jax.jit(lambda x, gradient: kernel_gradient(x, gradient, jnp.float32))
     for shape in sys.argv[1:] or SHAPES:
         images, side, inputs, outputs = map(int, shape.split(","))
         x, gradient = jnp.ones((images, side, side, inputs)), jnp.ones((images, side, side, outputs))
-        for way in ways:
-            seconds(way, x, gradient)  # compiles
-        pairs = [[seconds(way, x, gradient) for way in ways] for _ in range(5)]
-        own, products = (statistics.median(times) for times in zip(*pairs, strict=True))
+        own, products = medians(ways, x, gradient)
         table.add_row(shape, f"{1000 * own:.0f}", f"{1000 * products:.0f}", f"{own / products:.2f}")
     Console().print(table)
 

@@ -1,4 +1,4 @@
-"""The gradients of a product with weights on a CPU: as JAX derives them, and as nets/products.py does.
+"""The gradients of a product with weights on a CPU: as JAX derives them, and as nets/matmul.py does.
 
     PYTHONPATH=. .venv/bin/python benchmarks/weight_gradients.py [TOKENS:INPUTS:OUTPUTS ...]
 
@@ -6,22 +6,21 @@ TOKENS, INPUTS and OUTPUTS are one or several numbers with commas between them, 
 medians of five runs each, in turn, and their ratio. Asserts nothing.
 """
 
-import statistics
 import sys
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.kernel_gradients import seconds
-from rqjax.nets.products import product
+from benchmarks.kernel_gradients import medians
+from rqjax.nets.matmul import matmul
 
 SHAPES = ("8,64,4:512:16384", "512,4:512:2048", "512,4:2048:512", "512,4:512:8,64", "512,4:8,64:512", "2,64:1024:16,64")
 """Those of the small prior's classifier and head, and of a query of 350M, whose gradient by its inputs matters too."""
 
 
 def main() -> None:
-    table = Table("tokens:inputs:outputs", "derived, ms", "products.py, ms", "ratio")
+    table = Table("tokens:inputs:outputs", "derived, ms", "matmul.py, ms", "ratio")
     for shape in sys.argv[1:] or SHAPES:
         tokens, inputs, outputs = (tuple(map(int, axes.split(","))) for axes in shape.split(":"))
         keys = jax.random.split(jax.random.key(0), 3)
@@ -32,11 +31,8 @@ def main() -> None:
         def gradients(function, x, kernel, gradient, axes=(summed, ((), ()))):
             return jax.vjp(lambda x, kernel: function(x, kernel, axes), x, kernel)[1](gradient)
 
-        ways = [jax.jit(lambda *a, f=f: gradients(f, *a)) for f in (jax.lax.dot_general, product)]
-        for way in ways:
-            seconds(way, x, kernel, gradient)  # compiles
-        pairs = [[seconds(way, x, kernel, gradient) for way in ways] for _ in range(5)]
-        derived, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ways = [jax.jit(lambda *a, f=f: gradients(f, *a)) for f in (jax.lax.dot_general, matmul)]
+        derived, ours = medians(ways, x, kernel, gradient)
         table.add_row(shape, f"{1000 * derived:.1f}", f"{1000 * ours:.1f}", f"{derived / ours:.2f}")
     Console().print(table)
 

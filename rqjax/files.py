@@ -2,7 +2,6 @@
 
 import errno
 import os
-import pathlib
 import stat
 import time
 from collections.abc import Callable
@@ -66,9 +65,3 @@ def patiently(read: Callable[[], T], name: str) -> T:
 def _passing(error: OSError | MemoryError) -> bool:
     # an OSError without a number is a decoder's: the bytes are wrong
     return isinstance(error, MemoryError) or (error.errno is not None and error.errno not in LASTING)
-
-
-def cache_folder(name: str) -> pathlib.Path:
-    """The folder of that name among those of the user's for what can be made again."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(home).expanduser() / "rqjax" / name

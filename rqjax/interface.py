@@ -282,7 +282,8 @@ class Stage(Protocol):
 
     def propose(self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]) -> tuple[Proposal, Metrics]:
         """A step with a key of its own, before it is taken, and scalars. Losses and norms of gradients are among them:
-        a run takes no step with one that is not finite."""
+        a run takes no step with one that is not finite.
+        """
 
     def preview(
         self, state: Any, frozen: PyTree, batch: Batch, key: Key[Array, ""]

@@ -173,7 +173,7 @@ def shards(mesh: Mesh | AbstractMesh) -> int:
 
 
 def platform() -> str:
-    """What the computation is made for: "cpu", "gpu" or "tpu", by the mesh in force, or else by JAX's default."""
+    """The platform of the computation, "cpu", "gpu" or "tpu": that of the mesh in force, or else JAX's default."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from rqjax.api import shards
+from rqjax.store import outputs
 
 
 def cut_off_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are written from now on: the `count`th of them meets a KeyboardInterrupt instead."""
-    write_arrays, calls = shards.outputs.write_arrays, []
+    write_arrays, calls = outputs.write_arrays, []
 
     def fails_at_that(path, **arrays):
         calls.append(path.name)
@@ -15,5 +15,5 @@ def cut_off_at(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         write_arrays(path, **arrays)
 
-    monkeypatch.setattr(shards.outputs, "write_arrays", fails_at_that)
+    monkeypatch.setattr(outputs, "write_arrays", fails_at_that)
     return calls

@@ -54,7 +54,7 @@ def _of_equation(equation: Any) -> Flops:
     if name == "while":
         return count(p["body_jaxpr"]).times(_most(p["cond_jaxpr"].jaxpr)) + count(p["cond_jaxpr"])
     if name == "cond":
-        # of equally dear ones, as in nets/products.py, CPUs have that in float32
+        # a tie is between ways to one result (nets/matmul.py): CPUs take that in float32, and TPUs are counted for
         return max((count(branch) for branch in p["branches"]), key=lambda flops: (flops.total, flops.bfloat16))
     return sum((count(inner) for inner in _inner(p)), Flops(0, 0, 0))
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from rqjax.data.records import MANIFEST, MANIFEST_BYTES, Manifest, Shard
 from rqjax.errors import InputError, RunError, in_words, printable
-from rqjax.files import cache_folder
+from rqjax.store.cache import cache_folder
 from rqjax.store.remote import BUCKET, Path, replace_file, to_path
 
 AT_ONCE = 8

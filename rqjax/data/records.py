@@ -18,7 +18,7 @@ import numpy as np
 
 from rqjax.data.latents import Latents
 from rqjax.data.sources import HELD_OUT, NoSplitError, Record
-from rqjax.errors import InputError, RunError
+from rqjax.errors import InputError, RunError, in_words
 from rqjax.files import read_regular
 
 MANIFEST = "dataset.json"
@@ -79,8 +79,9 @@ class Manifest:
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise InputError(f"{path} is damaged ({reason}): prepare the set again, in another folder") from error
+            raise InputError(
+                f"{path} is damaged ({in_words(error)}): prepare the set again, in another folder"
+            ) from error
 
     def _check_sizes(self, folder: pathlib.Path) -> None:
         for shard in self.files:

@@ -13,7 +13,7 @@ from rqjax.dq.sequence import SequenceLayout, Tokens
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
-from rqjax.nets.products import product
+from rqjax.nets.matmul import matmul
 from rqjax.nets.text_encoder import TextEncoder, readable
 from rqjax.nets.transformer import NORMAL, BlockSettings, Context, Stack, layer_norm
 
@@ -75,7 +75,7 @@ class Head(nnx.Module):
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch size"]:
         """Float32 logits."""
         x, kernel = self.norm(x).astype(self.dtype), self.kernel[...].astype(self.dtype)
-        return product(x, kernel, preferred_element_type=jnp.float32)
+        return matmul(x, kernel, preferred_element_type=jnp.float32)
 
 
 class DQTransformerNetwork(nnx.Module):

@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
 
 
 def _said(path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a file of ours says of itself; nothing for one of others."""
+    """The words that a file of ours has about itself; nothing for one of others."""
     if "about" not in arrays:
         return {}
     try:

@@ -105,7 +105,7 @@ def subset(made: int, real: int) -> int:
 
 
 def settings() -> dict[str, object]:
-    """What decides the figures of `compared`, beside the images and the judge."""
+    """The settings that decide the figures of `compared`, beside the images and the judge."""
     return {
         "neighbours": NEIGHBOURS,
         "kernel_subsets": SUBSETS,

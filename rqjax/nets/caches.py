@@ -27,7 +27,7 @@ def write(
 def attend(
     query: Float[Array, "b n heads size"], cache: Cache, mask: Bool[Array, "n visible"]
 ) -> Float[Array, "b n heads size"]:
-    """What each query reads of the first `visible` positions of one layer's cache, where the mask allows it."""
+    """The values that each query finds at the first `visible` positions of one layer's cache, where the mask allows."""
     keys, values = (x[:, :, : mask.shape[1]] for x in cache)
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhs,bhks->bhqk", query, keys, preferred_element_type=jnp.float32)

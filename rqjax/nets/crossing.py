@@ -8,7 +8,7 @@ from rqjax.nets.transformer import Block, Context, Crossed
 
 
 def crossed(block: Block, context: Context | None) -> Crossed | None:
-    """What a layer makes of a context; None for one without cross-attention."""
+    """The keys and values that a layer makes of a context; None for one without cross-attention."""
     if not block.settings.context:
         return None
     assert context is not None  # the network that has such layers gives them one
@@ -18,7 +18,7 @@ def crossed(block: Block, context: Context | None) -> Crossed | None:
 
 
 def crossed_by_all(blocks: Block, context: Context | None) -> Crossed | None:
-    """What all layers of a stack make of a context, layers in front."""
+    """The keys and values that all layers of a stack make of a context, layers in front."""
     return jax.vmap(crossed, in_axes=(0, None))(blocks, context)
 
 

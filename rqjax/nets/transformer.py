@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import Rngs
+from rqjax.nets.matmul import matmul
 from rqjax.nets.partition import by_batch
-from rqjax.nets.products import product
 from rqjax.nets.recompute import recomputed
 from rqjax.nets.rope import rope_angles, rotate
 
@@ -34,7 +34,7 @@ def dense(
 ) -> nnx.LinearGeneral:
     """A linear layer over one or several axes, with the transformer's initialisation."""
     return nnx.LinearGeneral(
-        inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, dot_general=product, rngs=rngs
+        inputs, outputs, axis=axis, use_bias=bias, dtype=dtype, kernel_init=NORMAL, dot_general=matmul, rngs=rngs
     )
 
 

@@ -14,7 +14,7 @@ from rqjax.interface import Quantizer
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
-from rqjax.nets.products import product
+from rqjax.nets.matmul import matmul
 from rqjax.nets.transformer import LOWEST, NORMAL, BlockSettings, Index, Stack, dense, layer_norm
 
 
@@ -111,7 +111,7 @@ class Classifier(nnx.Module):
         x = self.layer_norm(x).astype(self.dtype)
         kernel = self.kernel.astype(self.dtype)
         if kernel.ndim == 2:
-            logits = product(x, kernel, preferred_element_type=jnp.float32)
+            logits = matmul(x, kernel, preferred_element_type=jnp.float32)
         else:
             logits = jnp.einsum("...di,dio->...do", x, kernel, preferred_element_type=jnp.float32)
         return self._mask(logits + self.bias.astype(jnp.float32), jnp.array(self.sizes)[:, None])

@@ -12,7 +12,7 @@ import warnings
 import jax
 
 from rqjax.errors import InputError
-from rqjax.files import cache_folder
+from rqjax.store.cache import cache_folder
 from rqjax.store.remote import in_bucket, to_path
 
 VARIABLE = "RQJAX_COMPILATION_CACHE"

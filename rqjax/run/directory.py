@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from rqjax.data.text import Vocabulary
-from rqjax.errors import InputError, printable
+from rqjax.errors import InputError, in_words, printable
 from rqjax.interface import TokenizerConfig
 from rqjax.mesh import with_sharding
 from rqjax.nets.precision import INT8, made_in, with_int8
@@ -191,7 +191,7 @@ def _describing(path: Path) -> Generator[None]:
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
     except Exception as error:  # values that no check knows, deep in a network
-        reason = printable(f"{type(error).__name__}: {' '.join(str(error).split())}", 200)
+        reason = printable(in_words(error), 200)
         raise InputError(
             f"{path}: its configuration makes no model ({reason}): it is damaged, or changed by hand"
         ) from None

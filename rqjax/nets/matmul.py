@@ -6,11 +6,12 @@ that both lie the wrong way (benchmarks/weight_gradients.py). On other platforms
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -18,14 +19,14 @@ Axes = tuple[tuple[tuple[int, ...], tuple[int, ...]], tuple[tuple[()], tuple[()]
 """Axes of the inputs and of the weights that are summed over, as jax.lax.dot_general has them; there is no batch."""
 
 
-def product(
+def matmul(
     x: Float[Array | np.ndarray, "..."],
     kernel: Float[Array | np.ndarray, "..."],
     dimension_numbers: Axes | None = None,
     *,
-    precision: Any = None,
+    precision: jax.lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
-    out_sharding: Any = None,
+    out_sharding: NamedSharding | P | None = None,
 ) -> Float[Array, "..."]:
     """jax.lax.dot_general of inputs and weights, as nnx's linear layers call it; by default over one axis.
 
@@ -53,8 +54,8 @@ def product(
         wide, inputs = jnp.promote_types(x.dtype, gradient.dtype), math.prod(x.shape[x.ndim - count :])
         rows, weights = x.reshape(-1, inputs).astype(wide), kernel.reshape(inputs, -1).astype(wide)
         by_rows = gradient.reshape(-1, weights.shape[1]).astype(wide)
-        by_x = jax.lax.dot_general(by_rows, weights, (((1,), (1,)), ((), ())))
-        by_kernel = jax.lax.dot_general(rows, by_rows, (((0,), (0,)), ((), ())))
+        by_x = jax.lax.dot_general(by_rows, weights, (((1,), (1,)), ((), ())), precision)
+        by_kernel = jax.lax.dot_general(rows, by_rows, (((0,), (0,)), ((), ())), precision)
         return by_x.reshape(x.shape).astype(x.dtype), by_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
     def backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rqjax.cost.flops import count
-from rqjax.nets.products import product
+from rqjax.nets.matmul import matmul
 
 CASES = {  # tokens, inputs and outputs, and the axes that are summed over
     "one axis": ((2, 3, 5), (4,), (6,), ((3,), (0,))),
@@ -32,7 +32,7 @@ def gradients(function, tokens, inputs, outputs, summed, dtype=jnp.float32, **op
     [(jnp.float32, {}), (jnp.bfloat16, {}), (jnp.bfloat16, {"preferred_element_type": jnp.float32})],
 )
 def test_results_and_gradients_are_those_of_dot_general(case, dtype, options):
-    found = gradients(product, *case, dtype, **options)
+    found = gradients(matmul, *case, dtype, **options)
     for x, y in zip(found, gradients(jax.lax.dot_general, *case, dtype, **options), strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
@@ -43,12 +43,12 @@ def test_no_operation_is_counted_that_dot_general_does_without(case):
     def operations(function) -> int:
         return count(jax.make_jaxpr(lambda: gradients(function, *case))()).total
 
-    assert operations(product) == operations(jax.lax.dot_general) > 0
+    assert operations(matmul) == operations(jax.lax.dot_general) > 0
 
 
 def test_by_default_the_last_axis_meets_the_first():
     x, kernel = whole(0, 2, 3, 4), whole(1, 4, 5)
-    np.testing.assert_array_equal(product(x, kernel), x @ kernel)
+    np.testing.assert_array_equal(matmul(x, kernel), x @ kernel)
 
 
 @pytest.mark.parametrize(("platform", "same"), [("tpu", True), ("cuda", True), ("cpu", False)])
@@ -57,4 +57,4 @@ def test_only_a_cpu_has_other_products(platform, same):
         lowered = jax.jit(lambda: gradients(function, *CASES["one axis"])).trace().lower(lowering_platforms=(platform,))
         return sorted(re.findall(r"contracting_dims = \[.*?\] x \[.*?\]", lowered.as_text()))
 
-    assert (dots(product) == dots(jax.lax.dot_general)) == same
+    assert (dots(matmul) == dots(jax.lax.dot_general)) == same

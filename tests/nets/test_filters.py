@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rqjax.nets.sampling import filter_logits, sample
+from rqjax.mesh import make_mesh
+from rqjax.nets.filters import filter_logits
 
 VOCAB = 50
 
@@ -52,47 +53,12 @@ def test_top_p_acts_on_what_top_k_left():
     np.testing.assert_array_equal(kept(logits, 4, 0.56), [[True, True, False, False]])
 
 
-def test_nan_is_never_drawn():
-    logits = jnp.array([[jnp.nan, 0.0, 1.0]])
-    assert not kept(logits)[0, 0]
-    drawn = jax.vmap(lambda key: sample(key, logits, 1.0, 3, 1.0))(jax.random.split(jax.random.key(0), 200))
-    assert set(np.unique(drawn)) == {1, 2}
-
-
 def test_settings_per_depth_equal_depth_by_depth(logits):
     logits = logits.reshape(2, 2, VOCAB)
     k, p, t = jnp.array([3, 20]), jnp.array([1.0, 0.5]), jnp.array([0.7, 1.3])
     together = filter_logits(logits, t, k, p)
     for d in range(2):
         np.testing.assert_array_equal(together[:, d], filter_logits(logits[:, d], t[d], k[d], p[d]))
-
-
-def test_draws_follow_the_filtered_probabilities():
-    logits = jnp.array([2.0, 0.0, 1.0, -1.0, 1.5])
-    draw = jax.jit(jax.vmap(lambda key: sample(key, logits, 0.8, 4, 0.9)))
-    drawn = draw(jax.random.split(jax.random.key(0), 20000))
-    expected = jax.nn.softmax(filter_logits(logits, 0.8, 4, 0.9))
-    assert np.sum(np.asarray(expected) > 0) == 3
-    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 20000, expected, atol=0.015)
-
-
-def test_temperature_zero_is_greedy(logits):
-    np.testing.assert_array_equal(sample(jax.random.key(0), logits, 0.0, VOCAB, 1.0), jnp.argmax(logits, -1))
-    ties = jnp.array([[0.0, 5.0, 5.0]])
-    assert sample(jax.random.key(0), ties, 0.0, 3, 1.0)[0] == 1
-
-
-def test_a_change_of_settings_compiles_nothing(logits):
-    traces = []
-
-    @jax.jit
-    def draw(temperature, top_k, top_p):
-        traces.append(1)
-        return sample(jax.random.key(0), logits, temperature, top_k, top_p)
-
-    for t, k, p in [(1.0, 5, 0.9), (0.0, 50, 1.0), (2.0, 1, 0.1)]:
-        draw(jnp.float32(t), jnp.int32(k), jnp.float32(p))
-    assert len(traces) == 1
 
 
 def sorted_filter(logits, top_k, top_p):
@@ -116,3 +82,26 @@ def test_kept_sets_are_those_of_a_sort(step):
         logits[:, :3] = -np.inf, -0.0, 0.0
         expected = [sorted_filter(row, top_k, top_p) for row in logits]
         np.testing.assert_array_equal(kept(jnp.asarray(logits), top_k, top_p), expected)
+
+
+def test_a_row_is_filtered_as_if_alone():
+    """The search ends when all rows are settled; those that were so before have not moved."""
+    rows = jnp.concatenate([3 * jax.random.normal(jax.random.key(1), (20, VOCAB)), jnp.zeros((1, VOCAB))])
+    together = kept(rows, 7, 0.5)
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(kept(row[None], 7, 0.5)[0], together[i])
+
+
+def test_a_mesh_that_splits_rows_keeps_the_same_sets_and_asks_no_other_device():
+    rows = 3 * jax.random.normal(jax.random.key(2), (8, VOCAB))
+
+    @jax.jit
+    def split(rows):
+        return filter_logits(rows, 1.0, 7, 0.5)
+
+    mesh = make_mesh("8x1")
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(rows, jax.NamedSharding(mesh, jax.P("data")))
+        program = split.lower(placed).compile()
+        np.testing.assert_array_equal(np.isfinite(program(placed)), kept(rows, 7, 0.5))
+    assert "all-reduce" not in program.as_text()

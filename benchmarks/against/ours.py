@@ -24,6 +24,7 @@ from rqjax.data.images import to_float
 from rqjax.dq.sequence import Rows
 from rqjax.dq.transformer import DQTransformer
 from rqjax.interface import Stage
+from rqjax.nets.decoding import unrolled
 from rqjax.nets.sampling import Draw
 from rqjax.official import discriminator
 from rqjax.official.convert import import_model, keys
@@ -183,7 +184,8 @@ class Sampling(Run):
     """Codes drawn from an RQ-Transformer; checked by its greedy ones."""
 
     def __init__(self, row: dict[str, Any]):
-        self.config, self.model, self.tokenizer = prior_of(row)
+        self.config, model, self.tokenizer = prior_of(row)
+        self.model = unrolled(model)  # once, as rqjax.load does
         self.labels, self.draw = np.zeros(row["batch"], np.int32), Draw(top_k=row["top_k"], top_p=row["top_p"])
 
     def _draw(self, draw: Draw) -> jax.Array:
@@ -223,7 +225,7 @@ class DQSampling(Run):
     """Codes of half-fine images drawn from a DQ-Transformer. Its greedy ones are for the other side to judge."""
 
     def __init__(self, row: dict[str, Any]):
-        self.model = by_rule(model_config(row["prior"]))
+        self.model = unrolled(by_rule(model_config(row["prior"])))
         codes, grain = served.dynamic_codes(row["batch"], row["grids"], row["codes"])
         self.given = Codes(jnp.full_like(jnp.asarray(codes), -1), jnp.asarray(grain))
         self.labels = np.zeros(row["batch"], np.int32)

@@ -43,7 +43,11 @@ class LoadedModel:
     @functools.cached_property
     def everywhere(self) -> Any:
         """The model, whole on every device that computes."""
-        return self._batches.everywhere(self.model)
+        return self._batches.everywhere(self._computing())
+
+    def _computing(self) -> Any:
+        """The model in the form that it computes in."""
+        return self.model
 
     @property
     def config(self) -> Config:

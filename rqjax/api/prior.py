@@ -19,6 +19,7 @@ from rqjax.api.sampler import sample
 from rqjax.checks import one_of
 from rqjax.errors import InputError, printable
 from rqjax.interface import Prior, PriorConfig, Tokenizer
+from rqjax.nets.decoding import unrolled
 from rqjax.nets.guidance import Guidance
 from rqjax.nets.precision import PRECISIONS, computing_in
 from rqjax.nets.sampling import Draw, draws_of
@@ -183,6 +184,9 @@ class LoadedPrior(LoadedModel):
         )
         labels = request.values if request.values.ndim == 1 else None
         return Pictures(images=images, codes=codes, labels=labels, rows=request.rows)
+
+    def _computing(self) -> Prior:
+        return unrolled(self.model)
 
     def _coder(self) -> LoadedTokenizer:
         return self.tokenizer

@@ -1,15 +1,15 @@
 """A causal stack made ready to draw token after token: layers over caches, in the form that the platform reads fastest.
 
 A product with one row of a batch is bound by the reading of its kernel. So on CPUs and GPUs layers stand one by one,
-their kernels [outputs inputs], which is read in order; queries, keys and values come of one product. All of that is
-made once, before the loop over tokens. A TPU takes a layer's weights out of the stacked ones within the product, so
-that nets.scanned_decoding needs no copy of them there, and compiles one layer instead of all.
+their kernels [outputs inputs], which is read in order; queries, keys and values come of one product. `unrolled` makes
+that form once for many batches; else each batch makes it before its loop over tokens. A TPU takes a layer's weights out
+of the stacked ones within the product, so that nets.scanned_decoding needs no copy of them there, and compiles one
+layer instead of all.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,33 +28,55 @@ from rqjax.nets.scanned_decoding import Scanned
 from rqjax.nets.transformer import Block, Context, Crossed, Index, Stack, causal, gelu, place
 
 Module = TypeVar("Module", bound=nnx.Module)
+P = TypeVar("P", bound="Trained")
 
 
-@dataclasses.dataclass(frozen=True)
-class Linear:
+@runtime_checkable
+class Trained(Protocol):
+    """A prior, as far as it is read here; see interface.Model."""
+
+    @property
+    def trained(self) -> nnx.Module: ...
+
+    def with_trained(self: P, trained: Any) -> P: ...
+
+
+class Linear(nnx.Module):
     """A linear layer with its outputs in front."""
 
-    kernel: Float[Array, "outputs inputs"]
-    bias: Float[Array, "outputs"] | None
+    def __init__(self, kernel: Float[Array, "outputs inputs"], bias: Float[Array, "outputs"] | None):
+        self.kernel = nnx.Param(kernel)
+        self.bias = None if bias is None else nnx.Param(bias)
 
     def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
-        y = jax.lax.dot_general(x.astype(self.kernel.dtype), self.kernel, (((2,), (1,)), ((), ())))
-        return y if self.bias is None else y + self.bias
+        kernel = self.kernel[...]
+        y = jax.lax.dot_general(x.astype(kernel.dtype), kernel, (((2,), (1,)), ((), ())))
+        return y if self.bias is None else y + self.bias[...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
+class Layer(nnx.Module):
     """One layer of a stack; it computes as `block` does, over a cache."""
 
-    block: Block
-    attend: Linear  # to query, key and value of the first head, then those of the next
-    proj: Linear
-    up: Linear
-    down: Linear
-    crossed: Crossed | None
+    def __init__(self, block: Block):
+        three = (block.query, block.key, block.value)
+        # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
+        kernel = rearrange([kernel_of(x) for x in three], "part dim heads size -> (heads part size) dim")
+        biases = [_bias(x) for x in three]
+        bias = None if biases[0] is None else rearrange(biases, "part heads size -> (heads part size)")
+        self.attend = Linear(kernel, bias)  # to query, key and value of the first head, then those of the next
+        self.proj = Linear(rearrange(kernel_of(block.proj), "heads size dim -> dim (heads size)"), _bias(block.proj))
+        self.up, self.down = (Linear(kernel_of(x).T, _bias(x)) for x in (block.up, block.down))
+        for name in ("query", "key", "value", "proj", "up", "down"):
+            delattr(block, name)
+        self.block = block  # what is left of it: norms, cross-attention, settings
 
     def extend(
-        self, x: Float[Array, "b n dim"], cache: Cache, index: Index, mask: Bool[Array, "n visible"]
+        self,
+        x: Float[Array, "b n dim"],
+        cache: Cache,
+        index: Index,
+        mask: Bool[Array, "n visible"],
+        crossed: Crossed | None,
     ) -> tuple[Float[Array, "b n dim"], Cache]:
         """The output for `n` more positions, and the cache with their keys and values written from `index` on. The
         first `visible` positions are read, as the mask allows.
@@ -66,28 +88,57 @@ class Layer:
         query, keys = place(block, parts[0], parts[1], index)
         cache = Cache(write(cache.keys, keys, index), write(cache.values, parts[2], index))
         x = x + self.proj(rearrange(attend(query, cache, mask), "b n heads size -> b n (heads size)"))
-        x = read(block, x, self.crossed)
+        x = read(block, x, crossed)
         x = x + self.down(gelu(self.up(block.norm2(x)), block.settings))
         return constrain(x, "data", None, None), cache
 
 
-Layers = tuple[Layer, ...] | Scanned
+class Unrolled(nnx.Module):
+    """The layers of a stack one by one. They draw, and do nothing else."""
+
+    def __init__(self, stack: Stack):
+        blocks = None if stack.blocks is None else in_compute_dtype(stack.blocks, stack.dtype)
+        self.layers = nnx.List([Layer(jax.tree.map(lambda x, i=i: x[i], blocks)) for i in range(stack.layers)])
+        self.shape, self.dtype = _shape(stack), stack.dtype
+
+
+class Apart(NamedTuple):
+    """Layers one by one, and what each makes of a context if it has cross-attention."""
+
+    layers: Sequence[Layer]
+    crossed: Sequence[Crossed | None]
+
+
+Layers = Apart | Scanned
 """Layers one by one, or those of a stack as they are."""
 Caches = tuple[Cache, ...] | Cache
 """One of each layer, or a cache whose arrays have all layers in front."""
 TPU_STRETCHES = 4
 
 
-def layers_of(stack: Stack, context: Context | None = None) -> Layers:
+def unrolled(prior: P) -> P:
+    """A prior for many batches, with the layers of its causal stacks as this platform draws with them: the prior itself
+    on a TPU. It shares all other arrays.
+    """
+    if platform() == "tpu":
+        return prior
+    network = jax.tree.map(lambda x: x, prior.trained)
+    for _, module in list(nnx.iter_modules(network)):
+        for name, part in list(vars(module).items()):
+            if isinstance(part, Stack) and part.causal:
+                setattr(module, name, Unrolled(part))
+    return prior.with_trained(network)
+
+
+def layers_of(stack: Stack | Unrolled, context: Context | None = None) -> Layers:
     """The layers ready for a loop over tokens; but on TPUs, a scan over them would copy their weights at each token.
     Those with cross-attention read the same `context` at all tokens.
     """
-    if stack.blocks is None:
-        return ()
-    blocks = in_compute_dtype(stack.blocks, stack.dtype)
-    if platform() == "tpu":
+    if platform() == "tpu" and isinstance(stack, Stack) and stack.blocks is not None:
+        blocks = in_compute_dtype(stack.blocks, stack.dtype)
         return Scanned(blocks, crossed_by_all(blocks, context))
-    return tuple(_layer(jax.tree.map(lambda x, i=i: x[i], blocks), context) for i in range(stack.layers))
+    layers = (stack if isinstance(stack, Unrolled) else Unrolled(stack)).layers
+    return Apart(layers, [crossed(layer.block, context) for layer in layers])
 
 
 def stretches(positions: int) -> list[tuple[int, int]]:
@@ -100,30 +151,27 @@ def stretches(positions: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _layer(block: Block, context: Context | None) -> Layer:
-    three = (block.query, block.key, block.value)
-    # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
-    kernel = rearrange([kernel_of(x) for x in three], "part dim heads size -> (heads part size) dim")
-    biases = [_bias(x) for x in three]
-    bias = None if biases[0] is None else rearrange(biases, "part heads size -> (heads part size)")
-    proj = Linear(rearrange(kernel_of(block.proj), "heads size dim -> dim (heads size)"), _bias(block.proj))
-    up, down = (Linear(kernel_of(x).T, _bias(x)) for x in (block.up, block.down))
-    return Layer(block, Linear(kernel, bias), proj, up, down, crossed(block, context))
-
-
 def _bias(layer: nnx.LinearGeneral | Int8Linear) -> Array | None:
     return None if layer.bias is None else layer.bias[...]
 
 
-def empty_caches(stack: Stack, batch: int, length: int) -> Caches:
+def empty_caches(stack: Stack | Unrolled, batch: int, length: int) -> Caches:
     """Empty caches for `length` positions, of each layer."""
-    if stack.blocks is None:
-        return ()
-    layers, _, heads, size = stack.blocks.query.kernel.shape
-    if platform() == "tpu":
+    layers, heads, size = _shape(stack)
+    if platform() == "tpu" and layers:
         return scanned_decoding.empty_cache((layers, batch, heads, length, size), stack.dtype)
     empty = constrain(jnp.zeros((batch, heads, length, size), stack.dtype), "data", "model", None, None)
     return tuple(Cache(empty, empty) for _ in range(layers))
+
+
+def _shape(stack: Stack | Unrolled) -> tuple[int, int, int]:
+    """The number of layers, of their heads, and of the features of a head."""
+    if isinstance(stack, Unrolled):
+        return stack.shape
+    if stack.blocks is None:
+        return 0, 0, 0
+    layers, _, heads, size = stack.blocks.query.kernel.shape
+    return layers, heads, size
 
 
 class Footprint(NamedTuple):
@@ -133,17 +181,17 @@ class Footprint(NamedTuple):
     row: int
 
 
-def footprint(stacks: Sequence[tuple[Stack, int]], codes: int) -> Footprint:
+def footprint(stacks: Sequence[tuple[Stack | Unrolled, int]], codes: int) -> Footprint:
     """Of stacks with caches for so many positions, and logits of `codes` codes. Filters hold a few logits at once."""
     layers = row = 0
     for stack, length in stacks:
         item = jnp.dtype(stack.dtype).itemsize
-        if stack.blocks is not None:
+        if isinstance(stack, Stack) and stack.blocks is not None:
             kernel = stack.blocks.query.kernel
             if platform() != "tpu" or kernel.dtype not in (stack.dtype, jnp.int8):  # else read where they are
                 layers += item * sum(x.size for x in jax.tree.leaves(stack))
-            count, _, heads, size = kernel.shape
-            row += item * 2 * count * heads * length * size
+        count, heads, size = _shape(stack)
+        row += item * 2 * count * heads * length * size
     return Footprint(layers, row + 4 * 4 * codes)
 
 
@@ -181,12 +229,12 @@ def _extend(
     if isinstance(caches, Cache):
         assert isinstance(layers, Scanned)  # the platform decides of both
         return scanned_decoding.extend(layers, x, caches, index, mask)
-    if not layers:
+    assert isinstance(layers, Apart)
+    if not caches:
         return x, caches
-    assert isinstance(layers, tuple)
-    x = constrain(x.astype(layers[0].block.settings.dtype), "data", None, None)
+    x = constrain(x.astype(layers.layers[0].block.settings.dtype), "data", None, None)
     written = []
-    for layer, cache in zip(layers, caches, strict=True):
-        x, cache = layer.extend(x, cache, index, mask)
+    for layer, context, cache in zip(*layers, caches, strict=True):
+        x, cache = layer.extend(x, cache, index, mask, context)
         written.append(cache)
     return x, tuple(written)

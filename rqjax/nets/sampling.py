@@ -55,7 +55,7 @@ class Draws:
         settings = self.temperature[stream], self.top_k[stream], self.top_p[stream]
         rows, vocab = logits.shape
         at_once = max(CACHED // vocab, 1) if platform() == "cpu" else rows
-        return in_pieces(lambda piece: sample(*piece, *settings), (keys, logits), at_once)
+        return in_pieces(lambda piece: sample(piece[0], piece[1], *settings), (keys, logits), at_once)
 
 
 def draws_of(draws: Draw | Sequence[Draw], streams: Sequence[str]) -> Draws:

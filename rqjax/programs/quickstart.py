@@ -23,6 +23,7 @@ from rqjax.evaluation.images import Images
 from rqjax.flags.quickstart import COUNT, MODEL, OUT, OVERWRITE
 from rqjax.interface import Prior, Tokenizer
 from rqjax.metrics import book_use, nearest_class
+from rqjax.nets.decoding import unrolled
 from rqjax.nets.guidance import Guidance
 from rqjax.programs.reconstruct import squared_error
 from rqjax.programs.train import train
@@ -177,7 +178,7 @@ def _samples(
     guidance = Guidance(scale=stage.guidance)
     labels = np.repeat(np.arange(classes, dtype=np.int32), COUNT.value)
     batches = Batches.over(most=100)
-    prior, tokenizer = batches.everywhere((prior, tokenizer))
+    prior, tokenizer = batches.everywhere((unrolled(prior), tokenizer))
     images, _ = sample(batches, prior, tokenizer, labels, jax.random.key(seed), stage.draw, guidance=guidance)
     outputs.write_arrays(out / "samples.npz", arr_0=images, label=labels)
     shown = images.reshape(classes, COUNT.value, *images.shape[1:])[:, :12]

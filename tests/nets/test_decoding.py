@@ -107,3 +107,29 @@ def test_a_stretch_reads_no_more_than_it_needs(scanned):
     assert decoding.stretches(64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
     assert decoding.stretches(3) == [(0, 1), (1, 2), (2, 3)]
     assert decoding.stretches(10)[-1][1] == 10
+
+
+@pytest.mark.parametrize("changes", [{}, {"body_layers": 0}, {"qk_norm": True, "rope": True}])
+def test_an_unrolled_prior_draws_the_same_and_has_no_layer_twice(changes):
+    model = small_rq.strong(small_rq.small_config(**changes).init(jax.random.key(0)), 10.0)
+    tokenizer, labels = small_rq.tokenizer_with(small_rq.make_quantizer((16,), 8)), jnp.array([1, 4])
+    ready = decoding.unrolled(model)
+    expected = model.generate(tokenizer, labels, KEY, DRAWS["drawn"])
+    np.testing.assert_array_equal(ready.generate(tokenizer, labels, KEY, DRAWS["drawn"]), expected)
+    assert sum(x.size for x in jax.tree.leaves(ready)) == sum(x.size for x in jax.tree.leaves(model))
+    assert ready.footprint.row == model.footprint.row
+    assert ready.footprint.layers == 0
+
+
+@pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
+def test_an_unrolled_prior_of_texts_draws_the_same(guidance):
+    model = made(dim=32, content_layers=2, condition_dropout=0.1)
+    expected = model.generate(None, TEXTS, KEY, DRAWS["drawn"], guidance=guidance)
+    found = decoding.unrolled(model).generate(None, TEXTS, KEY, DRAWS["drawn"], guidance=guidance)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_tpu_draws_from_the_prior_itself(scanned):
+    model = small_rq.small_config().init(jax.random.key(0))
+    scanned()
+    assert decoding.unrolled(model) is model

@@ -89,9 +89,12 @@ def test_kept_products_are_what_one_layer_holds(x):
 
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "rope": (1, 2, 3)}, {"sigmoid_gelu": True}])
-def test_prefill_then_decode_equals_the_whole(x, options):
-    stack = make_stack(**options)
-    layers, caches = layers_of(stack), empty_caches(stack, 2, 7)
+@pytest.mark.parametrize("images", [1, 2])
+def test_prefill_then_decode_equals_the_whole(x, options, images):
+    """Of a lone image too, whose heads lie in two rows of the cache."""
+    stack, x = make_stack(**options), x[:images]
+    layers, caches = layers_of(stack), empty_caches(stack, images, 7)
+    assert caches[0].keys.shape[:2] == {1: (2, 2), 2: (2, 4)}[images]
     y, caches = prefill(layers, x[:, :3], caches)
     parts = [y]
     for i in range(3, 7):

@@ -58,7 +58,7 @@ class Layer(nnx.Module):
     """One layer of a stack; it computes as `block` does, over a cache."""
 
     def __init__(self, block: Block):
-        self.heads = kernel_of(block.query).shape[1]
+        self.heads = block.query.kernel.shape[1]
         three = (block.query, block.key, block.value)
         # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
         kernel = rearrange([kernel_of(x) for x in three], "part dim heads size -> (heads part size) dim")

@@ -118,4 +118,4 @@ def _largest(
         passes = passes & ~settled
         return i + 1, jnp.where(passes, candidate, found), settled | (passes & enough)
 
-    return jax.lax.while_loop(going, try_bit, (jnp.int32(0), settled.astype(jnp.uint32) * 0, settled))[1]
+    return jax.lax.while_loop(going, try_bit, (jnp.int32(0), jnp.zeros_like(settled, jnp.uint32), settled))[1]

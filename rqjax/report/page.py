@@ -116,7 +116,7 @@ def _section(name: str, place: Path, lines: Sequence[Line], measured: kept.Kept 
 
 
 def _warnings(place: Path) -> str:
-    """What the run was warned of: the newest sentence of each cause, and how often there was one."""
+    """The warnings of a run: the newest sentence of each cause, and how often there was one."""
     by_cause: dict[str, list[Alarm]] = {}
     for alarm in read_alarms(place):
         by_cause.setdefault(alarm.cause, []).append(alarm)

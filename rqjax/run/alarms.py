@@ -1,4 +1,4 @@
-"""What a run was warned of: alarms.jsonl in its directory, for the report."""
+"""The warnings of a run: alarms.jsonl in its directory, for the report."""
 
 import dataclasses
 import json

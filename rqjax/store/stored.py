@@ -34,7 +34,7 @@ class Checkpoint:
 
     folder: Path
     entries: frozenset[str]
-    """What stands in it. Where a trainer deletes it later, which begins anywhere in it, less does."""
+    """The names in the folder. A trainer that deletes it later begins anywhere in it, so some may be gone."""
 
     @classmethod
     def opened(cls, folder: Path) -> "Checkpoint":

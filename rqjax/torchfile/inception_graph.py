@@ -13,7 +13,7 @@ REMEDY = (
     " github.com/openai/guided-diffusion downloads"
 )
 EPSILON = 1e-3
-"""What batch normalisation adds to variances, unless the graph says otherwise: its PyTorch copy has this one."""
+"""The number that batch normalisation adds to variances, unless the graph says otherwise: its PyTorch copy has this."""
 
 
 def names() -> dict[str, str]:

@@ -53,6 +53,10 @@ def test_top_p_acts_on_what_top_k_left():
     np.testing.assert_array_equal(kept(logits, 4, 0.56), [[True, True, False, False]])
 
 
+def test_nan_is_not_kept():
+    np.testing.assert_array_equal(kept(jnp.array([[jnp.nan, 0.0, 1.0]])), [[False, True, True]])
+
+
 def test_settings_per_depth_equal_depth_by_depth(logits):
     logits = logits.reshape(2, 2, VOCAB)
     k, p, t = jnp.array([3, 20]), jnp.array([1.0, 0.5]), jnp.array([0.7, 1.3])

@@ -58,7 +58,7 @@ def attention(rows: int) -> float:
         def step(i: jax.Array, carry: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
             x, cache = carry
             cache = Cache(write(cache.keys, x, i), write(cache.values, x / 2, i))
-            return x + attend(x, cache, jnp.arange(TOKENS)[None] <= i), cache
+            return x + attend(x, [cache], jnp.arange(TOKENS)[None] <= i), cache
 
         return jax.lax.fori_loop(0, REPEATS, step, (x, Cache(empty, empty)))[0]
 

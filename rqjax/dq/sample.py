@@ -18,7 +18,7 @@ from rqjax.dq import given as known
 from rqjax.dq import positions
 from rqjax.dq.network import DQTransformerNetwork, Head
 from rqjax.dq.sequence import Rows, SequenceLayout, Tokens
-from rqjax.nets.decoding import Caches, Layers, decode, empty_caches, in_compute_dtype, layers_of, stretches
+from rqjax.nets.decoding import Caches, Layers, decode, empty_caches, in_compute_dtype, layers_of, lengthened, stretches
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
 from rqjax.nets.transformer import Context
@@ -91,6 +91,9 @@ def generate(
     for first, end in stretches(layout.capacity - 1):
         # a counter from 0 to a constant, so that rqjax.cost sees how long the loop may run
         more, body = functools.partial(going, end - first), functools.partial(one_more, end)
+        first_caches = lengthened(network.position_stack, state.caches[0], end)
+        caches = first_caches, lengthened(network.content_stack, state.caches[1], end)
+        state = dataclasses.replace(state, caches=caches)
         _, state = jax.lax.while_loop(more, body, (jnp.int32(0), state))
     rows = state.rows if texts is None else dataclasses.replace(state.rows, texts=texts[:, None])
     return rows, codes_of(layout, state)
@@ -109,6 +112,7 @@ def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Arr
     """
     batch, length = starts.shape[0], layout.capacity
     pads, cells = jnp.zeros((batch, length), jnp.int32), jnp.zeros((batch, layout.cells[-1]), jnp.int32)
+    first = stretches(length - 1)[0][1]
     tokens = Tokens(
         content=(pads + layout.content_pad).at[:, 0].set(starts + layout.content_start),
         position=(pads + layout.position_pad[-1]).at[:, 0].set(starts + layout.position_start[0]),
@@ -123,8 +127,8 @@ def start(layout: SequenceLayout, network: DQTransformerNetwork, starts: Int[Arr
         grain=cells - 1,
         # nothing follows the last token, so the caches have no place for it
         caches=(
-            empty_caches(network.position_stack, seen * batch, length - 1),
-            empty_caches(network.content_stack, seen * batch, length - 1),
+            empty_caches(network.position_stack, seen * batch, length - 1, first),
+            empty_caches(network.content_stack, seen * batch, length - 1, first),
         ),
     )
 

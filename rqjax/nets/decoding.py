@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from rqjax.mesh import constrain, name_of, platform
 from rqjax.nets import scanned_decoding
-from rqjax.nets.caches import Cache, attend, write
+from rqjax.nets.caches import Cache, Line, attend, write_last
 from rqjax.nets.crossing import crossed, crossed_by_all, read
 from rqjax.nets.int8 import Int8Linear, kernel_of
 from rqjax.nets.scanned_decoding import Scanned
@@ -74,22 +74,22 @@ class Layer(nnx.Module):
     def extend(
         self,
         x: Float[Array, "b n dim"],
-        cache: Cache,
+        line: Line,
         index: Index,
         mask: Bool[Array, "n visible"],
         crossed: Crossed | None,
-    ) -> tuple[Float[Array, "b n dim"], Cache]:
-        """The output for `n` more positions, and the cache with their keys and values written from `index` on. The
+    ) -> tuple[Float[Array, "b n dim"], Line]:
+        """The output for `n` more positions, and the caches with their keys and values written from `index` on. The
         first `visible` positions are read, as the mask allows.
         """
         block, three = self.block, self.attend(self.block.norm1(x))
         parts = rearrange(three, "b n (heads part size) -> part b n heads size", heads=self.heads, part=3)
         query, keys = place(block, parts[0], parts[1], index)
-        cache = Cache(write(cache.keys, keys, index), write(cache.values, parts[2], index))
-        x = x + self.proj(rearrange(attend(query, cache, mask), "b n heads size -> b n (heads size)"))
+        line = write_last(line, keys, parts[2], index)
+        x = x + self.proj(rearrange(attend(query, line, mask), "b n heads size -> b n (heads size)"))
         x = read(block, x, crossed)
         x = x + self.down(gelu(self.up(block.norm2(x)), block.settings))
-        return constrain(x, "data", None, None), cache
+        return constrain(x, "data", None, None), line
 
 
 class Unrolled(nnx.Module):
@@ -110,9 +110,10 @@ class Apart(NamedTuple):
 
 Layers = Apart | Scanned
 """Layers one by one, or those of a stack as they are."""
-Caches = tuple[Cache, ...] | Cache
-"""One of each layer, or a cache whose arrays have all layers in front."""
-TPU_STRETCHES = 4
+Caches = tuple[Line, ...] | Cache
+"""Those of each layer, or one whose arrays have all layers in front."""
+STRETCHES, CPU_STRETCH = 4, 256
+"""The most stretches of a loop over positions, and how many positions one has at least on a CPU."""
 
 
 def unrolled(prior: P) -> P:
@@ -143,9 +144,10 @@ def layers_of(stack: Stack | Unrolled, context: Context | None = None) -> Layers
 def stretches(positions: int) -> list[tuple[int, int]]:
     """Into which parts (first, last + 1) a loop over positions falls; each reads caches up to its end alone.
 
-    Each part is compiled by itself, which only a TPU's scanned layers make cheap.
+    A TPU's scanned layers make a part more cheap to compile; a CPU compiles all layers once more.
     """
-    parts = min(TPU_STRETCHES, positions) if platform() == "tpu" else 1
+    most = {"tpu": positions, "cpu": positions // CPU_STRETCH}.get(platform(), 1)
+    parts = max(1, min(STRETCHES, most))
     ends = [positions * i // parts for i in range(parts + 1)]
     return list(itertools.pairwise(ends))
 
@@ -154,15 +156,29 @@ def _bias(layer: nnx.LinearGeneral | Int8Linear) -> Array | None:
     return None if layer.bias is None else layer.bias[...]
 
 
-def empty_caches(stack: Stack | Unrolled, batch: int, length: int) -> Caches:
-    """Empty caches for `length` positions, of each layer."""
+def empty_caches(stack: Stack | Unrolled, batch: int, length: int, at_first: int | None = None) -> Caches:
+    """Empty caches of each layer for `length` positions; on a CPU for the first, if `lengthened` is to add more."""
     layers, heads, size = _shape(stack)
     if platform() == "tpu" and layers:
         return scanned_decoding.empty_cache((layers, batch, heads, length, size), stack.dtype)
     rows = 2 if batch == 1 and heads % 2 == 0 and platform() == "cpu" else 1  # see nets.caches
-    empty = jnp.zeros((batch * rows, heads // rows, length, size), stack.dtype)
-    empty = constrain(empty, "data", "model", None, None) if rows == 1 else empty
-    return tuple(Cache(empty, empty) for _ in range(layers))
+    return ((_empty(stack, batch * rows, heads // rows, at_first or length),),) * layers
+
+
+def lengthened(stack: Stack | Unrolled, caches: Caches, visible: int) -> Caches:
+    """The caches with a place for the first `visible` positions; those that have it already as they are."""
+    if isinstance(caches, Cache) or not caches:
+        return caches
+    more = visible - sum(cache.length for cache in caches[0])
+    rows, apart = caches[0][0].keys.shape[:2]
+    return tuple((*line, _empty(stack, rows, apart, more)) for line in caches) if more > 0 else caches
+
+
+def _empty(stack: Stack | Unrolled, rows: int, apart: int, length: int) -> Cache:
+    _, heads, size = _shape(stack)
+    empty = jnp.zeros((rows, apart, length, size), stack.dtype)
+    empty = constrain(empty, "data", "model", None, None) if apart == heads else empty
+    return Cache(empty, empty)
 
 
 def _shape(stack: Stack | Unrolled) -> tuple[int, int, int]:
@@ -235,7 +251,7 @@ def _extend(
         return x, caches
     x = constrain(x.astype(layers.layers[0].block.settings.dtype), "data", None, None)
     written = []
-    for layer, context, cache in zip(*layers, caches, strict=True):
-        x, cache = layer.extend(x, cache, index, mask, context)
-        written.append(cache)
+    for layer, context, line in zip(*layers, caches, strict=True):
+        x, line = layer.extend(x, line, index, mask, context)
+        written.append(line)
     return x, tuple(written)

@@ -45,7 +45,7 @@ def extend(
         query, keys = place(block, block.query(y), block.key(y), index)
         caches = Cache(write(caches.keys, keys, index, i), write(caches.values, block.value(y), index, i))
         own = Cache(*(_of_layer(x, i, mask.shape[1]) for x in caches))
-        x = x + block.proj(attend(query, own, mask))
+        x = x + block.proj(attend(query, [own], mask))
         x = read(block, x, crossed)
         x = x + block.down(gelu(block.up(block.norm2(x)), settings))
         return (constrain(x, "data", None, None), caches), None

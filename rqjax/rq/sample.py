@@ -9,7 +9,16 @@ from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.interface import Quantizer
-from rqjax.nets.decoding import Caches, decode, empty_caches, in_compute_dtype, layers_of, prefill, stretches
+from rqjax.nets.decoding import (
+    Caches,
+    decode,
+    empty_caches,
+    in_compute_dtype,
+    layers_of,
+    lengthened,
+    prefill,
+    stretches,
+)
 from rqjax.nets.guidance import Guide, branches, guided
 from rqjax.nets.sampling import Draws, row_keys
 from rqjax.nets.transformer import Index
@@ -46,14 +55,15 @@ def generate(
         ids = branches(ids, guide.null)
     rows, length = ids.shape
     layers, led = layers_of(network.body), network.led_by(ids)
-    caches = empty_caches(network.body, rows, length + positions - 1)
-    if length > 1:
+    before, parts = length - 1, stretches(positions)
+    caches = empty_caches(network.body, rows, before + positions, before + parts[0][1])
+    if before > 0:
         _, caches = prefill(layers, led[:, :-1], caches)
     draw = _position_sampler(network, quantizer, draws, guide)
 
     def step(visible: int, carry: Carry, t: Int[Array, ""]) -> tuple[Carry, Int[Array, "b depth"]]:
         x, caches = carry
-        spatial, caches = decode(layers, x[:, None], caches, length - 1 + t, visible)
+        spatial, caches = decode(layers, x[:, None], caches, before + t, visible)
         known = None if given is None else given[:, t]
         codes = draw(spatial[:, 0], jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, t), t, known)
         seen = codes[:, None] if guide is None else branches(codes, codes)[:, None]
@@ -61,8 +71,9 @@ def generate(
         return (x[:, 0].astype(jnp.float32), caches), codes
 
     carry, drawn = (led[:, -1].astype(jnp.float32), caches), []
-    for first, end in stretches(positions):
-        carry, codes = jax.lax.scan(functools.partial(step, length - 1 + end), carry, jnp.arange(first, end))
+    for first, end in parts:
+        carry = carry[0], lengthened(network.body, carry[1], before + end)
+        carry, codes = jax.lax.scan(functools.partial(step, before + end), carry, jnp.arange(first, end))
         drawn.append(codes)
     return rearrange(jnp.concatenate(drawn), "n b d -> b n d")
 

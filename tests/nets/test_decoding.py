@@ -34,6 +34,16 @@ def scanned(monkeypatch):
     forget()
 
 
+@pytest.fixture
+def in_stretches(monkeypatch):
+    def use():
+        forget()
+        monkeypatch.setattr(decoding, "CPU_STRETCH", 3)
+
+    yield use
+    forget()
+
+
 def test_the_platform_is_that_of_the_mesh():
     assert platform() == jax.default_backend()
     with jax.set_mesh(make_mesh("8x1")):
@@ -103,10 +113,37 @@ def test_dq_codes_of_texts_are_the_same(scanned, guidance):
 
 def test_a_stretch_reads_no_more_than_it_needs(scanned):
     assert decoding.stretches(64) == [(0, 64)]
+    assert decoding.stretches(511) == [(0, 511)]
+    assert decoding.stretches(513) == [(0, 256), (256, 513)]
+    assert decoding.stretches(1026) == [(0, 256), (256, 513), (513, 769), (769, 1026)]
     scanned()
     assert decoding.stretches(64) == [(0, 16), (16, 32), (32, 48), (48, 64)]
     assert decoding.stretches(3) == [(0, 1), (1, 2), (2, 3)]
     assert decoding.stretches(10)[-1][1] == 10
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
+def test_dq_draws_the_same_from_caches_of_a_stretch_each(in_stretches, guidance, images):
+    config = small_dq.small_config(grids=(2, 4), block_size=80, dim=32, condition_dropout=0.1)
+    model, key = small_dq.strong(config.init(jax.random.key(3))), jax.random.key(4)
+    draw = lambda: model.generate(None, jnp.arange(images) % 3, key, DRAWS["drawn"], guidance=guidance)  # noqa: E731
+    expected = draw()
+    assert jnp.max(jnp.sum(expected.grain, axis=(1, 2))) > 0  # long enough for a second stretch
+    in_stretches()
+    assert decoding.stretches(17)[1] == (4, 8)
+    jax.tree.map(np.testing.assert_array_equal, draw(), expected)
+
+
+def test_rq_draws_the_same_behind_a_text_from_caches_of_a_stretch_each(in_stretches):
+    config = small_rq.small_config(classes=0, text_vocab=7, text_length=4)
+    model = small_rq.strong(config.init(jax.random.key(0)), 10.0)
+    tokenizer = small_rq.tokenizer_with(small_rq.make_quantizer((16,), 8))
+    labels = jnp.array([[1, 2, 3, 4], [6, 5, 0, 0]])
+    expected = model.generate(tokenizer, labels, KEY, DRAWS["drawn"])
+    in_stretches()
+    assert decoding.stretches(6) == [(0, 3), (3, 6)]
+    np.testing.assert_array_equal(model.generate(tokenizer, labels, KEY, DRAWS["drawn"]), expected)
 
 
 @pytest.mark.parametrize("changes", [{}, {"body_layers": 0}, {"qk_norm": True, "rope": True}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rqjax.nets.decoding import decode, empty_caches, layers_of, prefill
+from rqjax.nets.decoding import decode, empty_caches, layers_of, lengthened, prefill
 from rqjax.nets.transformer import Block, BlockSettings, Stack
 from tests.conftest import assert_same_gradients, transformer_terms
 
@@ -90,16 +90,19 @@ def test_kept_products_are_what_one_layer_holds(x):
 
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "rope": (1, 2, 3)}, {"sigmoid_gelu": True}])
 @pytest.mark.parametrize("images", [1, 2])
-def test_prefill_then_decode_equals_the_whole(x, options, images):
-    """Of a lone image too, whose heads lie in two rows of the cache."""
+@pytest.mark.parametrize("ends", [(7,), (3, 5, 7)])
+def test_prefill_then_decode_equals_the_whole(x, options, images, ends):
+    """Of a lone image too, whose heads lie in two rows of the cache, and over caches of a stretch each."""
     stack, x = make_stack(**options), x[:images]
-    layers, caches = layers_of(stack), empty_caches(stack, images, 7)
-    assert caches[0].keys.shape[:2] == {1: (2, 2), 2: (2, 4)}[images]
+    layers, caches = layers_of(stack), empty_caches(stack, images, 7, ends[0])
+    assert caches[0][0].keys.shape[:2] == {1: (2, 2), 2: (2, 4)}[images]
     y, caches = prefill(layers, x[:, :3], caches)
     parts = [y]
     for i in range(3, 7):
+        caches = lengthened(stack, caches, min(end for end in ends if end > i))
         y, caches = decode(layers, x[:, i : i + 1], caches, jnp.array(i), visible=i + 1)
         parts.append(y)
+    assert [cache.length for cache in caches[0]] == list(np.diff(ends, prepend=0))
     np.testing.assert_allclose(jnp.concatenate(parts, 1), stack(x), atol=1e-5, rtol=1e-5)
 
 

@@ -112,7 +112,8 @@ Layers = Apart | Scanned
 """Layers one by one, or those of a stack as they are."""
 Caches = tuple[Line, ...] | Cache
 """Those of each layer, or one whose arrays have all layers in front."""
-STRETCHES, CPU_STRETCH = 4, 256
+STRETCHES = {"tpu": 4, "cpu": 2}
+CPU_STRETCH = 256
 """The most stretches of a loop over positions, and how many positions one has at least on a CPU."""
 
 
@@ -146,8 +147,8 @@ def stretches(positions: int) -> list[tuple[int, int]]:
 
     A TPU's scanned layers make a part more cheap to compile; a CPU compiles all layers once more.
     """
-    most = {"tpu": positions, "cpu": positions // CPU_STRETCH}.get(platform(), 1)
-    parts = max(1, min(STRETCHES, most))
+    shortest = CPU_STRETCH if platform() == "cpu" else 1
+    parts = max(1, min(STRETCHES.get(platform(), 1), positions // shortest))
     ends = [positions * i // parts for i in range(parts + 1)]
     return list(itertools.pairwise(ends))
 

@@ -1,7 +1,7 @@
-"""Convolutions whose kernel gradients are matrix products on a CPU, unless they are small.
+"""Convolutions for a CPU: kernel gradients are matrix products, and wide ones take two thirds of the multiplications.
 
 There the compiler's own kernel gradient takes several times as long as the forward pass. On other platforms nothing
-changes.
+changes, and neither does it for small ones.
 """
 
 import functools
@@ -17,6 +17,8 @@ MUCH = 2**26
 """Multiplications of one element of the kernel's window from which they are, however small the image."""
 TOGETHER = 1024
 """Positions that are multiplied at once, so that they stay in a core's cache."""
+WIDE, CHANNELS = 32, 64
+"""The width of an image and the channels on either side from which pairs of rows are convolved at once."""
 
 
 def convolve(
@@ -26,7 +28,7 @@ def convolve(
     padding: Any,
     **options: Any,
 ) -> Float[Array, "b h2 w2 outputs"]:
-    """jax.lax.conv_general_dilated for nnx.Conv; 3x3 kernels of stride 1 learn by products."""
+    """jax.lax.conv_general_dilated for nnx.Conv; 3x3 kernels of stride 1 as this module says."""
     b, h, w, inputs = x.shape
     common = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME"
     worth = h * w >= LARGE or b * h * w * inputs * kernel.shape[-1] >= MUCH
@@ -44,18 +46,46 @@ def _plain(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs out
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+def _same(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
+    """The padded convolution of stride 1, on a CPU in pairs of rows if it is a wide one of float32."""
+    _, h, w, _ = x.shape
+    if h % 2 or w < WIDE or min(kernel.shape[2:]) < CHANNELS or x.dtype != jnp.float32:
+        return _plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=in_pairs_of_rows, default=_plain)
+
+
+def in_pairs_of_rows(
+    x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]
+) -> Float[Array, "b h w outputs"]:
+    """The padded 3x3 convolution of stride 1 for even `h`, of the same numbers but for rounding.
+
+    Two neighbouring rows of outputs see four rows of inputs, and need four products with rows of the kernel instead of
+    six: the algorithm F(2, 3) of Winograd, down the columns alone (Lavin & Gray 2016, section 4.1). Its factors are 1
+    and 1/2; rounding errors of 128 channels were 1.6 times those of the plain sum.
+    """
+    b, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    above, first, second, below = (padded[:, i : i + h - 1 : 2] for i in range(4))
+    rows = above - second, first + second, second - first, first - below
+    top, middle, bottom = kernel
+    kernels = top, (top + middle + bottom) / 2, (top - middle + bottom) / 2, bottom
+    across = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=((0, 0), (1, 1)))
+    m = [across(r, k[None], dimension_numbers=("NHWC", "HWIO", "NHWC")) for r, k in zip(rows, kernels, strict=True)]
+    return jnp.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], axis=2).reshape(b, h, w, -1)
+
+
 @jax.custom_vjp
 def _convolve(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
-    return _plain(x, kernel)
+    return _same(x, kernel)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _plain(x, kernel), (x, kernel)
+    return _same(x, kernel), (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Float[Array, "b h w outputs"]) -> tuple[Array, Array]:
     x, kernel = saved
-    (by_input,) = jax.linear_transpose(lambda x: _plain(x, kernel), x)(gradient)
+    by_input = _same(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
 
     def plain(x: Array, gradient: Array) -> Array:
         return jax.linear_transpose(lambda kernel: _plain(x, kernel), kernel)(gradient)[0]

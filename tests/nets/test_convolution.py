@@ -5,7 +5,7 @@ import pytest
 
 from rqjax.cost.flops import count
 from rqjax.nets import convolution
-from rqjax.nets.convolution import convolve, kernel_gradient
+from rqjax.nets.convolution import convolve, in_pairs_of_rows, kernel_gradient
 
 OPTIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
@@ -25,6 +25,26 @@ def test_products_equal_the_definition(monkeypatch, inputs, outputs):
     np.testing.assert_array_equal(kernel_gradient(x, gradient, jnp.float32), expected)
 
 
+@pytest.mark.parametrize("shape", [(2, 2, 5, 3), (1, 8, 4, 6)])
+def test_pairs_of_rows_equal_the_plain_convolution(shape):
+    """Exactly: halves of such numbers are exact too."""
+    x, kernel = whole(0, *shape), whole(1, 3, 3, shape[-1], 4)
+    plain = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **OPTIONS)
+    np.testing.assert_array_equal(in_pairs_of_rows(x, kernel), plain)
+
+
+def test_pairs_of_rows_round_little_more_than_the_plain_convolution():
+    """The root of the mean square of the error, beside a sum in float64, at most four times as large."""
+    keys = jax.random.split(jax.random.key(0))
+    x, kernel = jax.random.normal(keys[0], (1, 16, 16, 128)), jax.random.normal(keys[1], (3, 3, 128, 64))
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = np.array([[padded[:, i : i + 16, j : j + 16] for j in range(3)] for i in range(3)])
+    expected = np.einsum("ijbhwp,ijpq->bhwq", shifted, np.asarray(kernel, np.float64))
+    plain = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **OPTIONS)
+    errors = [np.sqrt(np.mean((np.asarray(y) - expected) ** 2)) for y in (plain, in_pairs_of_rows(x, kernel))]
+    assert errors[1] < 4 * max(errors[0], 1152**0.5 * 2.0**-25)
+
+
 def lowered(size: int, platform: str, strides=(1, 1), padding="SAME") -> str:
     x, kernel = jnp.zeros((1, size, size, 3)), jnp.zeros((3, 3, 3, 2))
 
@@ -41,8 +61,28 @@ def test_only_a_cpu_with_large_images_uses_products():
     assert "while" not in lowered(128, "cpu", strides=(2, 2), padding=((0, 1), (0, 1)))
 
 
-def test_gradients_of_large_images_equal_the_plain_ones():
-    x, kernel, weights = whole(0, 1, 128, 128, 3), whole(1, 3, 3, 3, 4), whole(2, 1, 128, 128, 4)
+def wide_convolutions(platform: str, width: int = 64, dtype=jnp.float32) -> int:
+    """How many convolutions of one row of a kernel forward and back have."""
+    x, kernel = jnp.zeros((1, 256, width, 64), dtype), jnp.zeros((3, 3, 64, 64), dtype)
+
+    def loss(x: jax.Array) -> jax.Array:
+        return jnp.sum(convolve(x, kernel, (1, 1), "SAME", **OPTIONS) ** 2)
+
+    text = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    return text.count("tensor<1x3x64x64xf32>) -> tensor<1x128x")
+
+
+def test_only_wide_convolutions_of_a_cpu_in_float32_go_by_pairs_of_rows():
+    assert wide_convolutions("cpu") == 8  # four forward, four for the gradient of the input
+    assert wide_convolutions("tpu") == 0
+    assert wide_convolutions("cpu", width=16) == 0
+    assert wide_convolutions("cpu", dtype=jnp.bfloat16) == 0
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 4), (64, 64)])
+def test_gradients_of_large_images_equal_the_plain_ones(inputs, outputs):
+    x, kernel = whole(0, 1, 128, 128, inputs), whole(1, 3, 3, inputs, outputs)
+    weights = whole(2, 1, 128, 128, outputs)
 
     def gradients(function):
         return jax.jit(jax.grad(lambda *a: jnp.sum(weights * function(*a, (1, 1), "SAME", **OPTIONS)), (0, 1)))(
@@ -53,8 +93,9 @@ def test_gradients_of_large_images_equal_the_plain_ones():
         np.testing.assert_array_equal(found, expected)
 
 
-def test_no_operation_is_counted_that_the_plain_ones_do_without():
-    x, kernel = jnp.zeros((1, 128, 128, 3)), jnp.zeros((3, 3, 3, 4))
+@pytest.mark.parametrize("channels", [3, 64])
+def test_no_operation_is_counted_that_the_plain_ones_do_without(channels):
+    x, kernel = jnp.zeros((1, 128, 128, channels)), jnp.zeros((3, 3, channels, channels))
 
     def operations(function) -> int:
         loss = jax.grad(lambda *a: jnp.sum(function(*a, (1, 1), "SAME", **OPTIONS) ** 2), (0, 1))

@@ -91,9 +91,10 @@ def generate(
     for first, end in stretches(layout.capacity - 1):
         # a counter from 0 to a constant, so that rqjax.cost sees how long the loop may run
         more, body = functools.partial(going, end - first), functools.partial(one_more, end)
-        first_caches = lengthened(network.position_stack, state.caches[0], end)
-        caches = first_caches, lengthened(network.content_stack, state.caches[1], end)
-        state = dataclasses.replace(state, caches=caches)
+        by_position, by_content = state.caches
+        by_position = lengthened(network.position_stack, by_position, end)
+        by_content = lengthened(network.content_stack, by_content, end)
+        state = dataclasses.replace(state, caches=(by_position, by_content))
         _, state = jax.lax.while_loop(more, body, (jnp.int32(0), state))
     rows = state.rows if texts is None else dataclasses.replace(state.rows, texts=texts[:, None])
     return rows, codes_of(layout, state)

@@ -7,9 +7,7 @@ On a CPU a long sequence lies in several caches, each of a stretch of its positi
 cache is read whole, since a part of it would be copied first.
 """
 
-import functools
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -72,5 +70,5 @@ def attend(
     ends = list(itertools.accumulate(x.length for x in parts))
     weights = jnp.split(weights.astype(line[0].values.dtype), ends[:-1], axis=-1)
     read = [jnp.einsum("bhqk,bhks->bqhs", w, x.values) for w, x in zip(weights, parts, strict=True)]
-    found = functools.reduce(operator.add, read)
+    found = sum(read[1:], start=read[0])
     return rearrange(found, "(b rows) n heads size -> b n (rows heads) size", rows=whole // apart)

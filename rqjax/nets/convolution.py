@@ -42,7 +42,7 @@ def _rows(batch: int, height: int, width: int) -> int:
     return max(1, min(height, TOGETHER // (batch * width)))
 
 
-def _plain(x: Float[Array, "b h w inputs"], kernel: Float[Array, "3 3 inputs outputs"]) -> Array:
+def _plain(x: Float[Array, "b h w inputs"], kernel: Float[Array, "kh kw inputs outputs"]) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -69,8 +69,7 @@ def in_pairs_of_rows(
     rows = above - second, first + second, second - first, first - below
     top, middle, bottom = kernel
     kernels = top, (top + middle + bottom) / 2, (top - middle + bottom) / 2, bottom
-    across = functools.partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding=((0, 0), (1, 1)))
-    m = [across(r, k[None], dimension_numbers=("NHWC", "HWIO", "NHWC")) for r, k in zip(rows, kernels, strict=True)]
+    m = [_plain(row, one[None]) for row, one in zip(rows, kernels, strict=True)]
     return jnp.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], axis=2).reshape(b, h, w, -1)
 
 

@@ -145,7 +145,7 @@ def layers_of(stack: Stack | Unrolled, context: Context | None = None) -> Layers
 def stretches(positions: int) -> list[tuple[int, int]]:
     """Into which parts (first, last + 1) a loop over positions falls; each reads caches up to its end alone.
 
-    A TPU's scanned layers make a part more cheap to compile; a CPU compiles all layers once more.
+    Each part is compiled by itself: on a TPU that is cheap, as its layers are scanned, on a CPU all layers once more.
     """
     shortest = CPU_STRETCH if platform() == "cpu" else 1
     parts = max(1, min(STRETCHES.get(platform(), 1), positions // shortest))

@@ -15,13 +15,18 @@ def whole(seed: int, *shape: int) -> jax.Array:
     return jax.random.randint(jax.random.key(seed), shape, -3, 4).astype(jnp.float32)
 
 
+def shifted(x: np.ndarray) -> np.ndarray:
+    """What each place of a 3x3 window sees of padded images: [3 3 b h w channels]."""
+    _, h, w, _ = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return np.array([[padded[:, i : i + h, j : j + w] for j in range(3)] for i in range(3)])
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 7), (7, 2)])
 def test_products_equal_the_definition(monkeypatch, inputs, outputs):
     monkeypatch.setattr(convolution, "TOGETHER", 24)  # two rows of two images of width 6
     x, gradient = whole(0, 2, 8, 6, inputs), whole(1, 2, 8, 6, outputs)
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = np.array([[padded[:, i : i + 8, j : j + 6] for j in range(3)] for i in range(3)])
-    expected = np.einsum("ijbhwp,bhwq->ijpq", shifted, gradient)
+    expected = np.einsum("ijbhwp,bhwq->ijpq", shifted(np.asarray(x)), gradient)
     np.testing.assert_array_equal(kernel_gradient(x, gradient, jnp.float32), expected)
 
 
@@ -37,21 +42,22 @@ def test_pairs_of_rows_round_little_more_than_the_plain_convolution():
     """The root of the mean square of the error, beside a sum in float64, at most four times as large."""
     keys = jax.random.split(jax.random.key(0))
     x, kernel = jax.random.normal(keys[0], (1, 16, 16, 128)), jax.random.normal(keys[1], (3, 3, 128, 64))
-    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    shifted = np.array([[padded[:, i : i + 16, j : j + 16] for j in range(3)] for i in range(3)])
-    expected = np.einsum("ijbhwp,ijpq->bhwq", shifted, np.asarray(kernel, np.float64))
+    expected = np.einsum("ijbhwp,ijpq->bhwq", shifted(np.asarray(x, np.float64)), np.asarray(kernel, np.float64))
     plain = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **OPTIONS)
     errors = [np.sqrt(np.mean((np.asarray(y) - expected) ** 2)) for y in (plain, in_pairs_of_rows(x, kernel))]
     assert errors[1] < 4 * max(errors[0], 1152**0.5 * 2.0**-25)
 
 
-def lowered(size: int, platform: str, strides=(1, 1), padding="SAME") -> str:
-    x, kernel = jnp.zeros((1, size, size, 3)), jnp.zeros((3, 3, 3, 2))
+def lowered(
+    size: int, platform: str, strides=(1, 1), padding="SAME", channels=(3, 2), width=0, dtype=jnp.float32
+) -> str:
+    """A convolution and its gradients as text."""
+    x, kernel = jnp.zeros((1, size, width or size, channels[0]), dtype), jnp.zeros((3, 3, *channels), dtype)
 
-    def loss(kernel: jax.Array) -> jax.Array:
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jnp.sum(convolve(x, kernel, strides, padding, **OPTIONS) ** 2)
 
-    return jax.jit(jax.grad(loss)).trace(kernel).lower(lowering_platforms=(platform,)).as_text()
+    return jax.jit(jax.grad(loss, (0, 1))).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_only_a_cpu_with_large_images_uses_products():
@@ -63,12 +69,7 @@ def test_only_a_cpu_with_large_images_uses_products():
 
 def wide_convolutions(platform: str, width: int = 64, dtype=jnp.float32) -> int:
     """How many convolutions of one row of a kernel forward and back have."""
-    x, kernel = jnp.zeros((1, 256, width, 64), dtype), jnp.zeros((3, 3, 64, 64), dtype)
-
-    def loss(x: jax.Array) -> jax.Array:
-        return jnp.sum(convolve(x, kernel, (1, 1), "SAME", **OPTIONS) ** 2)
-
-    text = jax.jit(jax.grad(loss)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    text = lowered(256, platform, channels=(64, 64), width=width, dtype=dtype)
     return text.count("tensor<1x3x64x64xf32>) -> tensor<1x128x")
 
 

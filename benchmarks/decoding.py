@@ -2,10 +2,10 @@
 
     PYTHONPATH=. .venv/bin/python benchmarks/decoding.py
 
-Prints the rate at which products of few rows read their kernels, 16 pairs of 512 to 2,048 and back as of an MLP, so
-that none stays in a cache; the time of attention over a cache of 1,027 tokens of a lone image with its heads in one
-row, as in a batch of others, and in two (nets/caches.py); and that of a draw by top-k and top-p beside the same with
-Gumbel noise for each code and all rows at once. Medians of five runs. Asserts nothing.
+Prints how many weights a second products of few rows take, in each precision, of 16 pairs of 1,024 to 4,096 and back
+as of an MLP, more than a cache holds; the time of attention over a cache of 1,027 tokens of a lone image with its heads
+in one row, as in a batch of others, and in two (nets/caches.py); and that of a draw by top-k and top-p beside the same
+with Gumbel noise for each code and all rows at once. Medians of five runs. Asserts nothing.
 """
 
 import functools
@@ -16,26 +16,36 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.kernel_gradients import medians
+from rqjax.nets.by_rows import Linear, LinearInt8
 from rqjax.nets.caches import Cache, attend, write
-from rqjax.nets.decoding import Linear
 from rqjax.nets.filters import filter_logits
+from rqjax.nets.int8 import LARGEST
+from rqjax.nets.precision import INT8, PRECISIONS, computed
 from rqjax.nets.sampling import Draw, draws_of
 
-PAIRS, WIDE, STEPS = 16, 2048, 4
+PAIRS, WIDE, STEPS = 16, 4096, 2
 """Layers, the width of an MLP, and how often a loop reads all of its weights."""
 TOKENS, HEADS, SIZE = 1027, 8, 128
 """Of DQ-Transformer's caches."""
 REPEATS = 32
 
 
-def products(rows: int) -> tuple[float, float]:
-    """Gigabytes of kernels a second, and GFLOP a second."""
+def made(dtype: str, key: jax.Array, shape: tuple[int, int]) -> Linear | LinearInt8:
+    """A layer of random weights."""
+    if dtype == INT8:
+        numbers = jax.random.randint(key, shape, -LARGEST, LARGEST + 1, jnp.int8)
+        return LinearInt8(numbers, jnp.full(shape[0], 1 / LARGEST / WIDE), None)
+    return Linear((jax.random.normal(key, shape) / WIDE).astype(dtype), None)
+
+
+def products(rows: int, dtype: str) -> float:
+    """How many weights a second are multiplied with so many rows."""
     keys = jax.random.split(jax.random.key(0), 2 * PAIRS)
     shapes = [(WIDE, WIDE // 4), (WIDE // 4, WIDE)] * PAIRS
-    layers = [Linear(jax.random.normal(key, shape) / WIDE, None) for key, shape in zip(keys, shapes, strict=True)]
+    layers = [made(dtype, key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
     @jax.jit
-    def loop(layers: list[Linear], x: jax.Array) -> jax.Array:
+    def loop(layers: list[Linear | LinearInt8], x: jax.Array) -> jax.Array:
         def step(_: jax.Array, x: jax.Array) -> jax.Array:
             for up, down in zip(layers[::2], layers[1::2], strict=True):
                 x = x + down(up(x))
@@ -43,9 +53,8 @@ def products(rows: int) -> tuple[float, float]:
 
         return jax.lax.fori_loop(0, STEPS, step, x)
 
-    (seconds,) = medians([functools.partial(loop, layers)], jnp.ones((rows, 1, WIDE // 4)))
-    numbers = STEPS * sum(a * b for a, b in shapes)
-    return 4 * numbers / seconds / 1e9, 2 * rows * numbers / seconds / 1e9
+    (seconds,) = medians([functools.partial(loop, layers)], jnp.ones((rows, 1, WIDE // 4), computed(dtype)))
+    return STEPS * sum(a * b for a, b in shapes) / seconds
 
 
 def attention(rows: int) -> float:
@@ -78,10 +87,9 @@ def drawing(rows: int, codes: int) -> list[float]:
 
 
 def main() -> None:
-    table = Table("rows", "GB/s of kernels", "GFLOP/s")
+    table = Table("10^9 weights a second, of rows", *PRECISIONS)
     for rows in (1, 2, 8, 64):
-        read, done = products(rows)
-        table.add_row(str(rows), f"{read:.1f}", f"{done:.0f}")
+        table.add_row(str(rows), *(f"{products(rows, dtype) / 1e9:.1f}" for dtype in PRECISIONS))
     Console().print(table)
     table = Table("a lone image's heads lie in", "ms", "GB/s of its cache")
     for rows, name in ((1, "one row"), (2, "two rows")):

@@ -193,7 +193,9 @@ class PriorStep:
 
 
 class Sampling:
-    """Codes drawn from an RQ-Transformer, with its caches; checked by the greedy ones."""
+    """Codes drawn from an RQ-Transformer, with its caches; checked by the greedy ones, or if codes are given by those
+    that are the likeliest behind the ones before.
+    """
 
     def __init__(self, row: dict[str, Any]):
         self.tokenizer, self.model = rq_model(row["tokenizer"]).eval(), rq_model(row["prior"]).eval()
@@ -205,6 +207,10 @@ class Sampling:
         return True
 
     def check(self, given: Arrays) -> Arrays:
+        if (codes := given.get("given_codes")) is not None:
+            with torch.no_grad():
+                logits = self.model(torch.from_numpy(codes).long(), model_aux=self.tokenizer)
+            return figures(greedy=logits.argmax(-1).reshape(codes.shape))
         return figures(greedy=self.model.sample(self.none, self.tokenizer, top_k=1, top_p=1.0))
 
     def run(self) -> None:

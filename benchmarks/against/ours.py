@@ -25,6 +25,7 @@ from rqjax.dq.sequence import Rows
 from rqjax.dq.transformer import DQTransformer
 from rqjax.interface import Stage
 from rqjax.nets.decoding import unrolled
+from rqjax.nets.precision import in_precision
 from rqjax.nets.sampling import Draw
 from rqjax.official import discriminator
 from rqjax.official.convert import import_model, keys
@@ -181,18 +182,23 @@ def prior_of(row: dict[str, Any]) -> tuple[RQTransformerConfig, RQTransformer, R
 
 
 class Sampling(Run):
-    """Codes drawn from an RQ-Transformer; checked by its greedy ones."""
+    """Codes drawn from an RQ-Transformer; checked by its greedy ones, which the other side judges if ours has its
+    weights in fewer bits.
+    """
 
     def __init__(self, row: dict[str, Any]):
         self.config, model, self.tokenizer = prior_of(row)
-        self.model = unrolled(model)  # once, as rqjax.load does
+        self.dtype = row.get("dtype")
+        # once, as rqjax.load does
+        self.model = unrolled(in_precision(model, self.dtype) if self.dtype else model)
         self.labels, self.draw = np.zeros(row["batch"], np.int32), Draw(top_k=row["top_k"], top_p=row["top_p"])
 
     def _draw(self, draw: Draw) -> jax.Array:
         return self.model.generate(self.tokenizer, self.labels, jax.random.key(KEY), draw)
 
     def check(self, given: Arrays) -> Arrays:
-        return {"greedy": np.asarray(self._draw(Draw(temperature=0.0)))}
+        greedy = np.asarray(self._draw(Draw(temperature=0.0)))
+        return {"greedy": greedy} | ({"given_codes": greedy} if self.dtype else {})
 
     def run(self) -> None:
         self._draw(self.draw).block_until_ready()

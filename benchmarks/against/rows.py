@@ -9,15 +9,22 @@ from rqjax.errors import InputError
 from rqjax.official.documents import read_yaml
 
 Section = dict[str, Any]
+CLOSE = 1e-3
+"""The distance of two results over the norm of the official one: a hundred times what rounding did in the goldens."""
+ROUNDED = 0.1
+"""The share of greedy codes that may differ with weights in fewer bits: where two logits are nearly the same."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One workload: the words of the table, the factor asked for at its full size, and what both sides read of it."""
+    """One workload: the words of the table, the factor asked for at its full size, what both sides read of it, and how
+    far apart they may be.
+    """
 
     name: str
     floor: float
     job: Section
+    close: float = CLOSE
 
 
 def changed(section: Section, **changes: Any) -> Section:
@@ -68,6 +75,14 @@ def rq_rows(checkout: pathlib.Path, quick: bool) -> list[Row]:
             Row(f"RQ prior {size}, sample {batch}", floor, sample | of | {"batch": batch})
             for size, of, floors in (("small", of_small, {1: 2.5, 8: 2, 64: 2}), ("350M", of_big, {1: 1.7, 8: 1.5}))
             for batch, floor in floors.items()
+        ),
+        *(
+            Row(f"RQ prior 350M in {more['dtype']}, sample {more['batch']}", 2, sample | of_big | more, ROUNDED)
+            for more in (
+                {"dtype": "int8", "batch": 1},
+                {"dtype": "int8", "batch": 8},
+                {"dtype": "bfloat16", "batch": 8},
+            )
         ),
     ]
 

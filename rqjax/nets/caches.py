@@ -63,12 +63,13 @@ def attend(
     for cache in line:
         parts.append(Cache(*(x[:, :, :visible] for x in cache)))
         visible -= parts[-1].length
-    query, whole, apart = query * query.shape[-1] ** -0.5, query.shape[2], line[0].keys.shape[1]
+    whole, apart, dtype = query.shape[2], line[0].keys.shape[1], query.dtype
+    query = (query * query.shape[-1] ** -0.5).astype(line[0].keys.dtype)
     query = rearrange(query, "b n (rows heads) size -> (b rows) n heads size", heads=apart)
     logits = [jnp.einsum("bqhs,bhks->bhqk", query, x.keys, preferred_element_type=jnp.float32) for x in parts]
     weights = jax.nn.softmax(jnp.where(mask, jnp.concatenate(logits, -1), LOWEST), axis=-1)
     ends = list(itertools.accumulate(x.length for x in parts))
     weights = jnp.split(weights.astype(line[0].values.dtype), ends[:-1], axis=-1)
     read = [jnp.einsum("bhqk,bhks->bqhs", w, x.values) for w, x in zip(weights, parts, strict=True)]
-    found = sum(read[1:], start=read[0])
+    found = sum(read[1:], start=read[0]).astype(dtype)
     return rearrange(found, "(b rows) n heads size -> b n (rows heads) size", rows=whole // apart)

@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float
 
 from rqjax.mesh import constrain, name_of, platform
 from rqjax.nets import scanned_decoding
+from rqjax.nets.by_rows import joined, kept_int8
 from rqjax.nets.caches import Cache, Line, attend, write_last
 from rqjax.nets.crossing import crossed, crossed_by_all, read
-from rqjax.nets.int8 import Int8Linear, kernel_of
 from rqjax.nets.scanned_decoding import Scanned
 from rqjax.nets.transformer import Block, Context, Crossed, Index, Stack, causal, gelu, place
 
@@ -41,32 +41,20 @@ class Trained(Protocol):
     def with_trained(self: P, trained: Any) -> P: ...
 
 
-class Linear(nnx.Module):
-    """A linear layer with its outputs in front."""
-
-    def __init__(self, kernel: Float[Array, "outputs inputs"], bias: Float[Array, "outputs"] | None):
-        self.kernel = nnx.Param(kernel)
-        self.bias = None if bias is None else nnx.Param(bias)
-
-    def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
-        kernel = self.kernel[...]
-        y = jax.lax.dot_general(x.astype(kernel.dtype), kernel, (((2,), (1,)), ((), ())))
-        return y if self.bias is None else y + self.bias[...]
-
-
 class Layer(nnx.Module):
     """One layer of a stack; it computes as `block` does, over a cache."""
 
     def __init__(self, block: Block):
         self.heads = block.query.kernel.shape[1]
-        three = (block.query, block.key, block.value)
-        # heads first: a mesh that splits heads splits the rows of the kernel in equal parts
-        kernel = rearrange([kernel_of(x) for x in three], "part dim heads size -> (heads part size) dim")
-        biases = [_bias(x) for x in three]
-        bias = None if biases[0] is None else rearrange(biases, "part heads size -> (heads part size)")
-        self.attend = Linear(kernel, bias)  # to query, key and value of the first head, then those of the next
-        self.proj = Linear(rearrange(kernel_of(block.proj), "heads size dim -> dim (heads size)"), _bias(block.proj))
-        self.up, self.down = (Linear(kernel_of(x).T, _bias(x)) for x in (block.up, block.down))
+        # to query, key and value of the first head, then those of the next: a mesh that splits heads splits the rows of
+        # the kernel in equal parts
+        three, outputs = (block.query, block.key, block.value), "part heads size -> (heads part size)"
+        self.attend = joined(three, "part dim heads size -> (heads part size) dim", outputs)
+        self.proj = joined([block.proj], "part heads size dim -> (part dim) (heads size)", "part dim -> (part dim)")
+        self.up, self.down = (
+            joined([x], "part inputs outputs -> (part outputs) inputs", "part outputs -> (part outputs)")
+            for x in (block.up, block.down)
+        )
         for name in ("query", "key", "value", "proj", "up", "down"):
             delattr(block, name)
         self.block = block  # what is left of it: norms, cross-attention, settings
@@ -153,10 +141,6 @@ def stretches(positions: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def _bias(layer: nnx.LinearGeneral | Int8Linear) -> Array | None:
-    return None if layer.bias is None else layer.bias[...]
-
-
 def empty_caches(stack: Stack | Unrolled, batch: int, length: int, at_first: int | None = None) -> Caches:
     """Empty caches of each layer for `length` positions; on a CPU for the first, if `lengthened` is to add more."""
     layers, heads, size = _shape(stack)
@@ -177,9 +161,14 @@ def lengthened(stack: Stack | Unrolled, caches: Caches, visible: int) -> Caches:
 
 def _empty(stack: Stack | Unrolled, rows: int, apart: int, length: int) -> Cache:
     _, heads, size = _shape(stack)
-    empty = jnp.zeros((rows, apart, length, size), stack.dtype)
+    empty = jnp.zeros((rows, apart, length, size), _cache_dtype(stack))
     empty = constrain(empty, "data", "model", None, None) if apart == heads else empty
     return Cache(empty, empty)
+
+
+def _cache_dtype(stack: Stack | Unrolled) -> DTypeLike:
+    """On a CPU float32: to write a position of bfloat16 its compiler would convert the whole cache there and back."""
+    return jnp.float32 if platform() == "cpu" else stack.dtype
 
 
 def _shape(stack: Stack | Unrolled) -> tuple[int, int, int]:
@@ -207,9 +196,9 @@ def footprint(stacks: Sequence[tuple[Stack | Unrolled, int]], codes: int) -> Foo
         if isinstance(stack, Stack) and stack.blocks is not None:
             kernel = stack.blocks.query.kernel
             if platform() != "tpu" or kernel.dtype not in (stack.dtype, jnp.int8):  # else read where they are
-                layers += item * sum(x.size for x in jax.tree.leaves(stack))
+                layers += sum(x.size * (1 if kept_int8(x) else item) for x in jax.tree.leaves(stack))
         count, heads, size = _shape(stack)
-        row += item * 2 * count * heads * length * size
+        row += jnp.dtype(_cache_dtype(stack)).itemsize * 2 * count * heads * length * size
     return Footprint(layers, row + 4 * 4 * codes)
 
 

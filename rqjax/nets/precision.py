@@ -37,6 +37,14 @@ def made_in(config: Any, key: Key[Array, ""], dtype: str | None, on: str = "") -
     return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
 
 
+def in_precision(prior: Any, dtype: str) -> Any:
+    """A prior that computes as `dtype`, of PRECISIONS, says, with its parameters in it, but for its norms."""
+    if dtype == INT8:
+        return with_int8(prior)
+    prior = computing_in(prior, dtype)
+    return prior.with_trained(in_compute_dtype(prior.trained, DTYPES[dtype]))
+
+
 def with_int8(prior: Any, on: str = "") -> Any:
     """A prior with the kernels of its layers in int8, and its other arrays as computed() says, but for its norms."""
     dtype = computed(INT8, on)

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from rqjax.interface import Quantizer
+from rqjax.nets.by_rows import twice
 from rqjax.nets.condition import AnyCondition, condition
 from rqjax.nets.dropout import dropout
 from rqjax.nets.init import DTYPES
@@ -120,7 +121,7 @@ class Classifier(nnx.Module):
         """Float32 logits of one depth."""
         pick = (lambda parameter: parameter) if self.kernel.ndim == 2 else (lambda parameter: parameter[depth])
         x, kernel = self.layer_norm(x).astype(self.dtype), pick(self.kernel[...]).astype(self.dtype)
-        logits = jnp.einsum("bi,io->bo", x, kernel, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bi,io->bo", twice(x), kernel, preferred_element_type=jnp.float32)[: len(x)]
         return self._mask(logits + pick(self.bias[...]).astype(jnp.float32), jnp.asarray(self.sizes)[depth])
 
     def _mask(self, logits: Array, size: Array | int) -> Array:

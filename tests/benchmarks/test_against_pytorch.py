@@ -86,7 +86,7 @@ def test_a_python_without_pytorch_is_one_line(checkouts, tmp_path):
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_row_is_a_model_that_both_sides_know(checkouts, quick):
     rows = rq_rows(checkouts[0], quick) + dq_rows(checkouts[1], quick)
-    assert len({row.name for row in rows}) == len(rows) == 14
+    assert len({row.name for row in rows}) == len(rows) == 17
     for row in rows:
         models = [model_config(row.job[part]) for part in ("tokenizer", "prior") if part in row.job]
         if len(models) == 2:

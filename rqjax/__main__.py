@@ -14,6 +14,7 @@ import rqjax
 from rqjax.errors import INTERRUPTED, InputError, Interrupted, RunError, printable
 from rqjax.flags import cache
 from rqjax.flags.configuration import spelled
+from rqjax.run import host_memory
 
 VERBS = {
     "quickstart": "both stages on the embedded images, from nothing to a report",
@@ -33,6 +34,8 @@ TAKES_WORDS = {"report"}
 """Verbs whose inputs may stand behind them without a flag."""
 LIGHT = {"configs"}
 """Verbs that need no JAX."""
+TRAINING = {"quickstart", "train"}
+"""Verbs that take training steps."""
 
 
 def main() -> None:
@@ -83,6 +86,8 @@ def _run(verb: str, words: list[str]) -> None:
         print(described.__doc__, described.FLAGS.get_help(), sep="\n")
         return
     rest = _parse(verb, described.FLAGS, words)
+    if verb in TRAINING and "jax" not in sys.modules:  # a process that has begun has threads, and plans of its own
+        host_memory.keep_freed()
     if verb not in LIGHT:
         _quieten()
     if cache.NAME in described.FLAGS:

@@ -34,6 +34,7 @@ from rqjax.quantize.dynamic import Codes, packed
 from rqjax.rq.convolutions import RQVAEConfig
 from rqjax.rq.transformer import RQTransformer, RQTransformerConfig
 from rqjax.rq.vae import RQVAE
+from rqjax.run import host_memory
 from rqjax.run.skips import Skips, guarded
 from rqjax.run.training_step import compiler_options
 from rqjax.stages.autoencode import AutoencodeConfig, AutoencodeState
@@ -262,4 +263,5 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job]] = {
 
 
 if __name__ == "__main__":
+    host_memory.keep_freed()  # as `rqjax train` does
     served.serve(float(sys.argv[1]), lambda row: JOBS[row["job"]](row))

@@ -5,13 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import codebook_search
 from rqjax import mesh
 from rqjax.cost import flops, hlo
 from rqjax.cost.chips import CHIPS
 from rqjax.errors import InputError
 from rqjax.programs import compile
+from rqjax.quantize.distance import distances, nearest
 from rqjax.run.config import load_file
 from tests.configs.tiny import get_config
 
@@ -321,3 +324,15 @@ def test_two_slices_are_replicas():
     plan = compile.measure(get_config("rqvae"), "v5e:2x2", slices=2)
     assert plan["mesh"] == {"replica": 2, "data": 2 * 2, "model": 1}
     assert np.prod(list(plan["mesh"].values())) == plan["devices"] == 8
+
+
+def test_the_search_for_the_nearest_code_holds_no_distances():
+    """The compiler fuses the smallest of them into their product; so we have no kernel of our own for it."""
+    device = topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
+    embed, x = (jax.ShapeDtypeStruct((rows, 64), jnp.float32) for rows in (4096, 2048))
+    held, moved = codebook_search.figures(nearest, device, embed, x)
+    every = 4096 * 2048 * 4 / codebook_search.MIB
+    assert held < every / 32
+    assert moved < every
+    in_order = lambda embed, x: jnp.sort(distances(embed, x), axis=1)[:, 0]  # noqa: E731  (which needs all of them)
+    assert codebook_search.figures(in_order, device, embed, x)[0] >= every

@@ -1,4 +1,4 @@
-"""What the TPU's compiler makes of the search for the nearest code: whether the distances go to memory.
+"""The search for the nearest code, as the TPU's compiler makes it: its distances need not go to memory.
 
     PYTHONPATH=. .venv/bin/python benchmarks/codebook_search.py
 
@@ -12,20 +12,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 from rich.console import Console
 from rich.table import Table
 
 from rqjax.mesh import with_sharding
+from rqjax.programs.compile import slice_of
 from rqjax.quantize.config import QuantizerConfig
 from rqjax.quantize.distance import distances, nearest
-from rqjax.run import hosts
 
 VECTORS, CODES, DIM, DEPTH = 8192, 16384, 256, 4
-CHIPS = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5p": "v5p:2x2x1"}
-"""Hosts of four chips, of which one is compiled for."""
+CHIPS = ("v5e:1x1", "v6e:1x1", "v5p:1x1x1")
 MIB = 2**20
 
 
@@ -40,7 +38,6 @@ def figures(function: Callable[..., PyTree], device: jax.Device, *shapes: PyTree
 
 
 def main() -> None:
-    hosts.quieten_libtpu()
     quantizer = QuantizerConfig(codebook_size=(CODES,), depth=DEPTH)
     book = jax.eval_shape(lambda key: quantizer.init(key, DIM), jax.random.key(0))
     x, embed = jax.ShapeDtypeStruct((VECTORS, DIM), jnp.float32), jax.ShapeDtypeStruct((CODES, DIM), jnp.float32)
@@ -51,8 +48,8 @@ def main() -> None:
         f"encoding in training, {DEPTH} depths": (lambda book, x, key: book.encode(x, key, True), (book, x, key)),
     }
     table = Table("chip", "program", "MiB held", "MiB moved", caption=f"distances: {VECTORS * CODES * 4 / MIB:.0f} MiB")
-    for chip, topology in CHIPS.items():
-        device = topologies.get_topology_desc(topology, "tpu").devices[0]
+    for chip in CHIPS:
+        (device,) = slice_of(chip)[1]
         for name, (function, shapes) in programs.items():
             held, moved = figures(function, device, *shapes)
             table.add_row(chip, name, f"{held:.1f}", f"{moved:.0f}")

@@ -30,7 +30,7 @@ TOKENS, HEADS, SIZE = 1027, 8, 128
 REPEATS = 32
 
 
-def made(dtype: str, key: jax.Array, shape: tuple[int, int]) -> Linear | LinearInt8:
+def made(dtype: str, key: jax.Array, shape: tuple[int, int]) -> Linear:
     """A layer of random weights."""
     if dtype == INT8:
         numbers = jax.random.randint(key, shape, -LARGEST, LARGEST + 1, jnp.int8)
@@ -45,7 +45,7 @@ def products(rows: int, dtype: str) -> float:
     layers = [made(dtype, key, shape) for key, shape in zip(keys, shapes, strict=True)]
 
     @jax.jit
-    def loop(layers: list[Linear | LinearInt8], x: jax.Array) -> jax.Array:
+    def loop(layers: list[Linear], x: jax.Array) -> jax.Array:
         def step(_: jax.Array, x: jax.Array) -> jax.Array:
             for up, down in zip(layers[::2], layers[1::2], strict=True):
                 x = x + down(up(x))

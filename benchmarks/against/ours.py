@@ -262,6 +262,11 @@ JOBS: dict[str, Callable[[dict[str, Any]], Job]] = {
 }
 
 
+def make(row: dict[str, Any]) -> Job:
+    if row["job"].startswith("train"):
+        host_memory.keep_freed()  # as `rqjax train` does
+    return JOBS[row["job"]](row)
+
+
 if __name__ == "__main__":
-    host_memory.keep_freed()  # as `rqjax train` does
-    served.serve(float(sys.argv[1]), lambda row: JOBS[row["job"]](row))
+    served.serve(float(sys.argv[1]), make)

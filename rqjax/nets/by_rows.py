@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Int8, Shaped
 
 from rqjax.mesh import platform
 from rqjax.nets.int8 import LARGEST, Int8Linear, kernel_of
@@ -21,23 +21,31 @@ FINE = 2 * LARGEST
 """Steps of the second row of int8 in one of the first: what rounding leaves, half a step at most, is 127 of these."""
 
 
+AXES = (((1,), (1,)), ((), ()))
+"""Of a product of rows with a kernel: the inputs of both are summed over."""
+
+
 class Linear(nnx.Module):
     """A linear layer with its outputs in front."""
 
-    def __init__(self, kernel: Float[Array, "outputs inputs"], bias: Float[Array, "outputs"] | None):
+    def __init__(self, kernel: Shaped[Array, "outputs inputs"], bias: Float[Array, "outputs"] | None):
         self.kernel = nnx.Param(kernel)
         self.bias = None if bias is None else nnx.Param(bias)
 
     def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
-        kernel = self.kernel[...]
-        rows = rearrange(x.astype(kernel.dtype), "b n inputs -> (b n) inputs")
-        wide = jnp.float32 if platform() == "cpu" else kernel.dtype
-        y = jax.lax.dot_general(twice(rows), kernel, (((1,), (1,)), ((), ())), preferred_element_type=wide)
-        y = rearrange(y[: len(rows)].astype(kernel.dtype), "(b n) outputs -> b n outputs", b=len(x))
+        y = self.product(rearrange(x, "b n inputs -> (b n) inputs"))
+        y = rearrange(y, "(b n) outputs -> b n outputs", b=len(x))
         return y if self.bias is None else y + self.bias[...]
 
+    def product(self, rows: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
+        """The rows by the kernel, in the kernel's type."""
+        kernel = self.kernel[...]
+        wide = jnp.float32 if platform() == "cpu" else kernel.dtype
+        both = twice(rows.astype(kernel.dtype))
+        return jax.lax.dot_general(both, kernel, AXES, preferred_element_type=wide)[: len(rows)].astype(kernel.dtype)
 
-class LinearInt8(nnx.Module):
+
+class LinearInt8(Linear):
     """The same with a kernel of int8 numbers, which a float32 `scale` of each output multiplies; see nets.int8."""
 
     def __init__(
@@ -46,22 +54,19 @@ class LinearInt8(nnx.Module):
         scale: Float[Array, "outputs"],
         bias: Float[Array, "outputs"] | None,
     ):
-        self.kernel, self.scale = nnx.Param(kernel), nnx.Param(scale)
-        self.bias = None if bias is None else nnx.Param(bias)
+        super().__init__(kernel, bias)
+        self.scale = nnx.Param(scale)
 
-    def __call__(self, x: Float[Array, "b n inputs"]) -> Float[Array, "b n outputs"]:
-        """The output, of which inputs are rounded to 1/64,516 of the largest of their row."""
-        rows = rearrange(x.astype(jnp.float32), "b n inputs -> (b n) inputs")
-        largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    def product(self, rows: Float[Array, "rows inputs"]) -> Float[Array, "rows outputs"]:
+        """The rows by what the kernel stands for, each rounded to 1/64,516 of its largest number."""
+        largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True).astype(jnp.float32)
         step = jnp.where(largest > 0, largest, 1) / LARGEST
-        steps = jnp.round(rows / step)
-        rest = jnp.round((rows / step - steps) * FINE)
+        number = rows / step
+        steps = jnp.round(number)
+        rest = jnp.round((number - steps) * FINE)
         both = jnp.concatenate([steps, rest]).astype(jnp.int8)
-        dims = (((1,), (1,)), ((), ()))
-        sums = jax.lax.dot_general(both, self.kernel[...], dims, preferred_element_type=jnp.int32).astype(jnp.float32)
-        y = (sums[: len(rows)] + sums[len(rows) :] / FINE) * step * self.scale[...]
-        y = rearrange(y.astype(x.dtype), "(b n) outputs -> b n outputs", b=len(x))
-        return y if self.bias is None else y + self.bias[...]
+        sums = jax.lax.dot_general(both, self.kernel[...], AXES, preferred_element_type=jnp.int32).astype(jnp.float32)
+        return ((sums[: len(rows)] + sums[len(rows) :] / FINE) * step * self.scale[...]).astype(rows.dtype)
 
 
 def kept_int8(kernel: Array | jax.ShapeDtypeStruct) -> bool:
@@ -75,7 +80,7 @@ def twice(rows: Float[Array, "rows inputs"]) -> Float[Array, "two_or_more inputs
     return jnp.concatenate([rows, rows]) if lone else rows
 
 
-def joined(layers: Sequence[nnx.LinearGeneral | Int8Linear], kernels: str, outputs: str) -> Linear | LinearInt8:
+def joined(layers: Sequence[nnx.LinearGeneral | Int8Linear], kernels: str, outputs: str) -> Linear:
     """One layer with the outputs of several that have the same input; on a CPU those of int8 stay in int8.
 
     `kernels` and `outputs` are einops patterns: of the layers' kernels, in a row, to [outputs inputs], and of their

@@ -26,31 +26,21 @@ def computed(dtype: str | None, on: str = "") -> str | None:
 
 
 def made_in(config: Any, key: Key[Array, ""], dtype: str | None, on: str = "") -> Any:
-    """A new model of a configuration; a prior with another `dtype`, of PRECISIONS, computes in it and has its
-    parameters in it, but for its norms; see computed() for `on`.
+    """A new model of a configuration, a prior with another `dtype` as in_precision() makes it."""
+    model = config.init(key)
+    return model if dtype is None else in_precision(model, dtype, on)
+
+
+def in_precision(prior: Any, dtype: str, on: str = "") -> Any:
+    """A prior that computes as `dtype`, of PRECISIONS, says, with its parameters in it, but for its norms.
+
+    With int8 those are the kernels of its layers, and its other arrays are as computed() says; see there for `on`.
     """
-    if dtype is None:
-        return config.init(key)
-    if dtype == INT8:
-        return with_int8(config.init(key), on)
-    model = dataclasses.replace(config, dtype=dtype).init(key)
-    return model.with_trained(in_compute_dtype(model.trained, DTYPES[dtype]))
-
-
-def in_precision(prior: Any, dtype: str) -> Any:
-    """A prior that computes as `dtype`, of PRECISIONS, says, with its parameters in it, but for its norms."""
-    if dtype == INT8:
-        return with_int8(prior)
-    prior = computing_in(prior, dtype)
-    return prior.with_trained(in_compute_dtype(prior.trained, DTYPES[dtype]))
-
-
-def with_int8(prior: Any, on: str = "") -> Any:
-    """A prior with the kernels of its layers in int8, and its other arrays as computed() says, but for its norms."""
-    dtype = computed(INT8, on)
-    assert dtype is not None
-    prior = computing_in(prior, dtype)
-    return prior.with_trained(in_compute_dtype(in_int8(prior.trained), DTYPES[dtype]))
+    floats = computed(dtype, on)
+    assert floats is not None
+    prior = computing_in(prior, floats)
+    trained = in_int8(prior.trained) if dtype == INT8 else prior.trained
+    return prior.with_trained(in_compute_dtype(trained, DTYPES[floats]))
 
 
 def computing_in(model: Model, dtype: str | None) -> Model:

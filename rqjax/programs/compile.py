@@ -89,7 +89,7 @@ def measure(
     With `quick` the compiler makes little effort. Raises InputError for a topology that the compiler does not know,
     or a mesh that does not fit it.
     """
-    chip, devices = _slice(topology, slices)
+    chip, devices = slice_of(topology, slices)
     if isinstance(config.stage, AutoencodeConfig) and not config.stage.vgg16_path:
         config.stage.vgg16_path = "read for its shapes alone, which are known"
     stage = config.stage.build(config.steps)
@@ -149,7 +149,8 @@ def _set(options: Mapping[str, bool | float]) -> None:
     compilation_cache.reset_cache()
 
 
-def _slice(topology: str, slices: int) -> tuple[Chip, Sequence[jax.Device]]:
+def slice_of(topology: str, slices: int = 1) -> tuple[Chip, Sequence[jax.Device]]:
+    """The chip of a topology, as "v5e:2x2", and its devices. Raises InputError for one that there is not."""
     generation, _, shape = topology.partition(":")
     if generation not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         raise InputError(f"--topology is {topology!r}: expected GENERATION:SHAPE, as in v5e:4x4 or v5p:2x4x4, of one of"

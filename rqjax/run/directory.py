@@ -16,7 +16,7 @@ from rqjax.data.text import Vocabulary
 from rqjax.errors import InputError, in_words, printable
 from rqjax.interface import TokenizerConfig
 from rqjax.mesh import with_sharding
-from rqjax.nets.precision import INT8, made_in, with_int8
+from rqjax.nets.precision import INT8, in_precision, made_in
 from rqjax.run import words
 from rqjax.run.config import Config, from_dict, to_dict, without_paths
 from rqjax.run.dataset import class_names, write_class_names
@@ -109,7 +109,7 @@ class Run:
         if dtype != INT8:
             return self.weights(like, ema=ema)
         here = SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        made = jax.device_get(with_int8(self.weights(with_sharding(like, here), ema=ema)))
+        made = jax.device_get(in_precision(self.weights(with_sharding(like, here), ema=ema), INT8))
         return jax.tree.map(jnp.asarray, made)
 
     @functools.cached_property

@@ -9,7 +9,7 @@ from flax import nnx
 from rqjax.flags import precisions
 from rqjax.mesh import name_of
 from rqjax.nets.int8 import LARGEST, LAYERS, Int8Linear, kernel_of
-from rqjax.nets.precision import PRECISIONS, with_int8
+from rqjax.nets.precision import INT8, PRECISIONS, in_precision
 from rqjax.nets.sampling import Draw
 from tests import small_dq, small_rq
 from tests.dq.test_texts import TEXTS, made
@@ -60,7 +60,7 @@ def test_a_channel_of_zeros_stays_zero():
 
 def test_the_layers_that_draw_are_int8_and_nothing_else():
     model = made(dim=32, content_layers=2)
-    small = with_int8(model)
+    small = in_precision(model, INT8)
     leaves = jax.tree_util.tree_leaves_with_path(small)
     names = {name_of(path) for path, x in leaves if x.dtype == jnp.int8}
     stacks = ("position_stack", "content_stack")
@@ -88,7 +88,7 @@ def of_texts():
 @pytest.mark.parametrize("family", [of_rq, of_dq, of_texts])
 def test_both_forms_draw_the_codes_of_the_kernels_that_the_numbers_stand_for(scanned, family):  # noqa: F811
     model, drawn = family()
-    small = with_int8(model)
+    small = in_precision(model, INT8)
     found = drawn(small)
     assert len(np.unique(found)) > 3
     np.testing.assert_array_equal(found, drawn(_stood_for(small, model)))

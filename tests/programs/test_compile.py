@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import codebook_search
@@ -252,7 +251,7 @@ def test_a_sampler_for_a_slice_that_is_not_there(variant, topology):
 
 def test_a_sampler_in_int8_computes_in_bfloat16_on_a_tpu():
     config = get_config("rqtransformer")
-    _, devices = compile._slice("v5e:1x1", 1)
+    _, devices = compile.slice_of("v5e:1x1", 1)
     program = compile._sampler(config, config.stage.build(config.steps), 8, devices, "int8")
     prior, tokenizer = program.arguments[:2]
     assert (prior.config.dtype, tokenizer.config.dtype) == ("bfloat16", "bfloat16")
@@ -292,7 +291,7 @@ def test_fewer_microbatches_are_named_where_they_fit(asked, budget, fewest):
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v5e:1x1", "v6e:1x1", "v5p:1x1x1"])
 def test_a_chip_is_one_device(topology):
-    chip, devices = compile._slice(topology, 1)
+    chip, devices = compile.slice_of(topology, 1)
     assert len(devices) == (1 if "1x1" in topology else 4)
     assert chip == CHIPS[topology.partition(":")[0]]
     mesh.make_mesh(f"{len(devices)}x1", devices)
@@ -328,7 +327,7 @@ def test_two_slices_are_replicas():
 
 def test_the_search_for_the_nearest_code_holds_no_distances():
     """The compiler fuses the smallest of them into their product; so we have no kernel of our own for it."""
-    device = topologies.get_topology_desc("v5e:2x2", "tpu").devices[0]
+    (device,) = compile.slice_of("v5e:1x1")[1]
     embed, x = (jax.ShapeDtypeStruct((rows, 64), jnp.float32) for rows in (4096, 2048))
     held, moved = codebook_search.figures(nearest, device, embed, x)
     every = 4096 * 2048 * 4 / codebook_search.MIB
